@@ -1,0 +1,81 @@
+"""Sparsight: make pretrained vision encoders fast at high resolution, after training, without labels.
+
+>>> model = sparsight.apply(model, sparsight.SVE(layers=range(6, 12), keep=1 / 8))   # sparse, in place
+>>> model = sparsight.restore(model)                                                 # as it was
+
+The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `save`, `load`,
+`restore`.  Everything is loaded when first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sparsight.attach import apply, restore
+    from sparsight.errors import (
+        ImagesError,
+        NotFiniteError,
+        PlanError,
+        SparsightError,
+        UnsupportedModelError,
+    )
+    from sparsight.images import ImageFolder
+    from sparsight.methods import SVE
+    from sparsight.plan import Plan
+    from sparsight.run import load, save
+    from sparsight.stages.calibrate import analyze
+    from sparsight.stages.distil import Distillation
+    from sparsight.stages.measure import measure
+    from sparsight.stages.optimize import optimize
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "analyze": "sparsight.stages.calibrate",
+    "apply": "sparsight.attach",
+    "Distillation": "sparsight.stages.distil",
+    "ImageFolder": "sparsight.images",
+    "ImagesError": "sparsight.errors",
+    "load": "sparsight.run",
+    "measure": "sparsight.stages.measure",
+    "NotFiniteError": "sparsight.errors",
+    "optimize": "sparsight.stages.optimize",
+    "Plan": "sparsight.plan",
+    "PlanError": "sparsight.errors",
+    "restore": "sparsight.attach",
+    "save": "sparsight.run",
+    "SparsightError": "sparsight.errors",
+    "SVE": "sparsight.methods",
+    "UnsupportedModelError": "sparsight.errors",
+}
+
+__all__ = [
+    "SVE",
+    "Distillation",
+    "ImageFolder",
+    "ImagesError",
+    "NotFiniteError",
+    "Plan",
+    "PlanError",
+    "SparsightError",
+    "UnsupportedModelError",
+    "analyze",
+    "apply",
+    "load",
+    "measure",
+    "optimize",
+    "restore",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'sparsight' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

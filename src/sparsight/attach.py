@@ -1,0 +1,197 @@
+"""A plan and a model become a changed model, and back: apply and restore.
+
+Everything is checked before anything is changed, so a failure leaves the model as it was.
+"""
+
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.errors import PlanError
+from sparsight.families import Family, family_of
+from sparsight.methods import Config, method_of
+from sparsight.plan import ModelIdentity, Plan
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STATE = "_sparsight"  # where a changed model keeps what `restore` needs
+SAMPLES = 8  # weights of each block that identify it
+SAMPLE_TOLERANCE = 0.02  # bfloat16 keeps 8 bits, an error of 0.4 %; other weights differ by far more
+
+
+@dataclass
+class Applied:
+    """What was done to a model: the plan, and all that was there before."""
+
+    plan: Plan
+    family: Family
+    blocks: dict[int, nn.Module] = field(default_factory=dict)
+    weights: dict[str, Tensor] = field(default_factory=dict)
+
+
+def applied(model: nn.Module) -> Applied | None:
+    """What was done to `model`, or None if it is as it came."""
+    return model.__dict__.get(STATE)
+
+
+def family_in(model: nn.Module) -> Family:
+    """The family of a model, changed or not."""
+    state = applied(model)
+    return state.family if state else family_of(model)
+
+
+def blocks_of(model: nn.Module) -> nn.ModuleList:
+    """The container of the blocks, indexed by layer."""
+    return family_in(model).blocks(model)
+
+
+def apply(model: nn.Module, what: "Config | Plan | str | PathLike[str]") -> nn.Module:
+    """Make `model` sparse, in place, and return it.
+
+    `what` is a method's settings (`sparsight.SVE(...)`), a Plan, or the path of a saved run.  Raises
+    UnsupportedModelError or PlanError, with the model unchanged, if it does not fit.
+    """
+    if applied(model):
+        raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
+    plan = _as_plan(what)
+    family = family_of(model)
+    plan = resolve(plan, model, family)
+    method, container = method_of(plan.method), family.blocks(model)
+    prefix, device = family.prefix_tokens(model), next(model.parameters()).device
+    dtype = next(container[0].parameters()).dtype
+    extra = {
+        k: v.to(device, dtype) for k, v in plan.weights.items() if not k.startswith("model.")
+    }
+    wrapped = {
+        layer: method.wrap(container[layer], family, prefix, plan.method, layer, extra)
+        for layer in plan.method.layers
+    }
+
+    state = Applied(plan, family)
+    own = model.state_dict()
+    with torch.no_grad():
+        for name, value in plan.weights.items():
+            if name.startswith("model."):
+                target = own[name.removeprefix("model.")]
+                state.weights[name] = target.clone()
+                target.copy_(value)
+    for layer, block in wrapped.items():
+        state.blocks[layer] = container[layer]
+        container[layer] = block
+    model.__dict__[STATE] = state
+    return model
+
+
+def restore(model: nn.Module) -> nn.Module:
+    """Undo `apply` exactly, in place: blocks, weights, hooks and attributes.  Returns the model."""
+    state = applied(model)
+    if state is None:
+        raise PlanError("this model has no plan applied: there is nothing to restore")
+    container, own = state.family.blocks(model), model.state_dict()
+    for layer, block in state.blocks.items():
+        container[layer] = block
+    with torch.no_grad():
+        for name, value in state.weights.items():
+            own[name.removeprefix("model.")].copy_(value)
+    del model.__dict__[STATE]
+    return model
+
+
+def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
+    """`plan` with its layers named, after all checks against `model`."""
+    depth = len(family.blocks(model))
+    layers = plan.method.layers
+    if layers == "auto":
+        raise PlanError(
+            'layers="auto" needs calibration: run sparsight.optimize(model, images), or name the layers'
+        )
+    if layers == "all":
+        plan = plan.with_(method=plan.method.model_copy(update={"layers": tuple(range(depth))}))
+    elif layers[-1] >= depth:
+        raise PlanError(f"the plan names layer {layers[-1]}, but this model has layers 0 to {depth - 1}")
+    if plan.model is not None:
+        _check_identity(plan.model, identity(model, family))
+    own = model.state_dict()
+    for name, tensor in plan.weights.items():
+        if not torch.isfinite(tensor).all():
+            raise PlanError(f"tensor {name!r} of the plan has values that are not finite")
+        if not name.startswith("model."):
+            continue
+        key = name.removeprefix("model.")
+        if key not in own:
+            raise PlanError(f"the plan changes {key!r}, which this model does not have")
+        if own[key].shape != tensor.shape:
+            raise PlanError(
+                f"{key!r} has shape {tuple(own[key].shape)} in this model and "
+                f"{tuple(tensor.shape)} in the plan"
+            )
+    dim = family.dim(model)
+    for name, layer in method_of(plan.method).tensors(plan.method).items():
+        if name not in plan.weights:
+            raise PlanError(
+                f"scorer='linear' needs a trained projector for layer {layer} ({name!r}), and the plan "
+                "has none: run sparsight.optimize, or use scorer='sampled', which needs no training"
+            )
+        if tuple(plan.weights[name].shape) != (dim,):
+            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {(dim,)}")
+    return plan
+
+
+def identity(model: nn.Module, family: Family) -> ModelIdentity:
+    """What identifies `model` (without a plan applied)."""
+    blocks = family.blocks(model)
+    return ModelIdentity(
+        family=family.name,
+        kind=type(model).__name__,
+        depth=len(blocks),
+        dim=family.dim(model),
+        heads=family.heads(blocks[0]),
+        prefix_tokens=family.prefix_tokens(model),
+        patch_px=tuple(family.patch_px(model)),
+        weight_samples=tuple(_weight_sample(block) for block in blocks),
+    )
+
+
+def _weight_sample(block: nn.Module) -> tuple[float, ...]:
+    """A few entries of the largest weight of a block."""
+    largest = max(block.parameters(), key=lambda p: p.numel()).detach().flatten()
+    places = torch.linspace(0, len(largest) - 1, SAMPLES, device=largest.device).long()
+    return tuple(largest[places].float().tolist())
+
+
+def _check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
+    """Raise PlanError with the first thing in which the two models differ."""
+    for name in type(planned).model_fields:
+        if name == "weight_samples":
+            continue
+        if getattr(planned, name) != getattr(actual, name):
+            raise PlanError(
+                f"the plan was made for another model: {name.replace('_', ' ')} "
+                f"{getattr(planned, name)!r} there, {getattr(actual, name)!r} here"
+            )
+    for layer, (one, two) in enumerate(
+        zip(planned.weight_samples, actual.weight_samples, strict=True)
+    ):
+        scale = max(map(abs, one), default=0.0)
+        if len(one) != len(two) or any(
+            not abs(a - b) <= SAMPLE_TOLERANCE * scale for a, b in zip(one, two, strict=True)
+        ):
+            raise PlanError(
+                f"the plan was made for other weights: block {layer} of this model differs from the "
+                "one it was made for (another checkpoint, or fine-tuned since)"
+            )
+
+
+def _as_plan(what: "Config | Plan | str | Path | PathLike[str]") -> Plan:
+    if isinstance(what, Plan):
+        return what
+    if isinstance(what, str | PathLike):
+        from sparsight.run import load
+
+        return load(what)
+    method_of(what)
+    return Plan(method=what)

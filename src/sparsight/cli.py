@@ -1,0 +1,291 @@
+"""The command line: one verb for each stage."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from sparsight.errors import SparsightError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="""Make pretrained vision encoders fast at high resolution, without labels.
+
+    Start with [bold]sparsight demo --out runs/demo[/bold]: the whole pipeline on an encoder that comes
+    with the package.  Then [bold]analyze[/bold] your model on your images, [bold]optimize[/bold] it, and
+    [bold]measure[/bold] what you gained and what it cost.
+
+    MODEL is [bold]demo[/bold], [bold]timm:NAME[/bold] (random weights unless --pretrained or
+    --checkpoint), or a folder written by timm's save_for_hf.
+    """,
+)
+
+
+class Scorer(StrEnum):
+    """How tokens are ranked."""
+
+    exact = "exact"
+    sampled = "sampled"
+    linear = "linear"
+
+
+class Method(StrEnum):
+    """Methods `optimize` offers."""
+
+    sve = "sve"
+
+
+class SelectBy(StrEnum):
+    """How `optimize` chooses layers."""
+
+    damage = "damage"
+    indicator = "indicator"
+
+
+class Train(StrEnum):
+    """Which weights the distillation changes."""
+
+    blocks = "blocks"
+    all = "all"
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, or a folder")]
+ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+ResolutionOption = Annotated[
+    str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
+]
+PretrainedOption = Annotated[bool, typer.Option(help="fetch timm's weights from the hub")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="local .safetensors weights for timm:NAME")
+]
+MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
+    resolution: ResolutionOption = "1024",
+    json: JsonOption = None,
+    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 24,
+    repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 5,
+    full: Annotated[bool, typer.Option(help="distil here instead of using the package's result")] = False,
+) -> None:
+    """Run the whole pipeline on the embedded encoder, on scenes it has never seen."""
+    from sparsight.demo.run import run_demo
+
+    size = _resolution(resolution)
+    result = run_demo(out, size, scenes, repeats, full, say=_say)
+    _write(result, out / "demo.json", json)
+    from sparsight import tables
+
+    tables.show_demo(result)
+
+
+@app.command()
+def analyze(
+    model: ModelArgument,
+    images: ImagesOption,
+    resolution: ResolutionOption = "1024",
+    json: JsonOption = None,
+    max_images: MaxImagesOption = 16,
+    pretrained: PretrainedOption = False,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Show where a model's attention is sparse, layer by layer.  Changes nothing."""
+    from sparsight import tables
+    from sparsight.stages import calibrate
+
+    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
+    found = calibrate.analyze(loaded.model, folder, max_images)
+    _write(found.model_dump(mode="json"), json)
+    tables.show_analysis(found)
+    _report_skipped(found.skipped)
+
+
+@app.command()
+def optimize(
+    model: ModelArgument,
+    images: ImagesOption,
+    out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
+    method: Annotated[Method, typer.Option(help="how to make it sparse")] = Method.sve,
+    resolution: ResolutionOption = "1024",
+    json: JsonOption = None,
+    layers: Annotated[str, typer.Option(help='"auto", "all", or like 6-11 or 3,4,8')] = "auto",
+    keep: Annotated[float, typer.Option(help="fraction of the tokens kept")] = 0.125,
+    scorer: Annotated[Scorer, typer.Option(help="how tokens are ranked")] = Scorer.sampled,
+    select_by: Annotated[SelectBy, typer.Option(help="how --layers auto chooses")] = SelectBy.damage,
+    max_error: Annotated[
+        float | None,
+        typer.Option(min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.3]"),
+    ] = None,
+    reuse: Annotated[bool, typer.Option(help="let consecutive layers share a pattern")] = True,
+    distill: Annotated[bool, typer.Option(help="adapt the weights too (the whole of SVE)")] = False,
+    steps: Annotated[int, typer.Option(min=1, help="distillation steps")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="pictures per distillation step")] = 1,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="of the distillation  [default: 0.04 / width]")
+    ] = None,
+    train: Annotated[Train, typer.Option(help="weights the distillation changes")] = Train.blocks,
+    bfloat16: Annotated[bool, typer.Option(help="distil in mixed precision")] = False,
+    max_images: MaxImagesOption = 16,
+    pretrained: PretrainedOption = False,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Make a model sparse: choose layers, adapt them, and save the result as a run folder.
+
+    Training-free and done in minutes by default.  An interrupted --distill goes on where it stopped
+    when the same command is given again.
+    """
+    import sparsight
+    from sparsight import tables
+    from sparsight.stages import optimize as stage
+
+    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
+    if loaded.random_weights:
+        _say("these are random weights: speed means something, quality does not")
+    settings = _checked(
+        sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value
+    )
+    distillation = None
+    if distill:
+        distillation = _checked(
+            sparsight.Distillation, steps=steps, batch=batch, learning_rate=learning_rate,
+            train=train.value, precision="bfloat16" if bfloat16 else "float32",
+        )  # fmt: skip
+    plan = stage.optimize(
+        loaded.model, folder, settings, out, distillation, select_by.value, max_error,
+        reuse_overlap=stage.REUSE_OVERLAP if reuse else None, max_images=max_images, source=model,
+    )  # fmt: skip
+    from json import loads
+
+    _write(loads(plan.to_json()), json)
+    tables.show_plan(plan)
+    _say(f"saved in {out}; next: sparsight measure {out} --images {images}")
+
+
+@app.command()
+def measure(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="run folder of optimize or demo")],
+    images: Annotated[Path | None, typer.Option(help="folder of images for the fidelity")] = None,
+    resolution: Annotated[
+        list[str] | None, typer.Option(help="picture size; repeat for several  [default: the run's]")
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="repeat for several  [default: 1]")] = None,
+    json: JsonOption = None,
+    repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 7,
+    max_images: MaxImagesOption = 16,
+    pretrained: PretrainedOption = False,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
+    from sparsight import tables
+    from sparsight.images import ImageFolder
+    from sparsight.models import load_model
+    from sparsight.run import load
+    from sparsight.stages import measure as stage
+
+    plan = load(run)
+    if plan.source is None or plan.resolution is None:
+        raise SparsightError(f"{run} does not say which model it was made for: use Python's measure()")
+    sizes = [_resolution(text) for text in resolution or [stage.name(plan.resolution)]]
+    loaded = load_model(plan.source, plan.resolution, pretrained, checkpoint)
+    folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std) if images else None
+    if folder is None and plan.source == "demo":
+        from sparsight.demo.run import measuring_pictures
+
+        folder = measuring_pictures(plan.resolution)
+    result = stage.measure(
+        loaded.model, plan, folder, sizes, batch or [1], repeats, max_images
+    )
+    _write(result, run / "measure.json", json)
+    tables.show_measurement(result)
+    _report_skipped(result.get("fidelity", {}).get("skipped", ()))
+
+
+def main() -> None:
+    """Entry point: errors raised on purpose are one sentence and exit code 1, an interrupt is 130."""
+    import logging
+
+    logging.captureWarnings(True)
+    try:
+        app(standalone_mode=True)
+    except SparsightError as error:
+        _stop(str(error), 1)
+    except KeyboardInterrupt:
+        _stop("interrupted; what was finished is saved, and the same command goes on from there", 130)
+    except OSError as error:
+        _stop(f"the system refused: {error}", 1)
+
+
+def _open(
+    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None
+) -> tuple[Any, Any]:
+    """The loaded model and its pictures, after the cheap checks."""
+    from sparsight.families import family_of
+    from sparsight.images import ImageFolder, check_resolution
+    from sparsight.models import load_model
+
+    size = _resolution(resolution)
+    ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
+    loaded = load_model(model, size, pretrained, checkpoint)
+    check_resolution(size, family_of(loaded.model).patch_px(loaded.model))
+    return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
+
+
+def _resolution(text: str) -> tuple[int, int]:
+    from sparsight.images import parse_resolution
+
+    return parse_resolution(text)
+
+
+def _layers(text: str) -> str | tuple[int, ...]:
+    """Layer numbers from "auto", "all", "6-11" or "3,4,8"."""
+    if text in ("auto", "all"):
+        return text
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            numbers.extend(range(int(first), int(last or first) + 1))
+        except ValueError:
+            raise SparsightError(f"--layers {text!r}: not like 6-11 or 3,4,8") from None
+    return tuple(numbers)
+
+
+def _checked(kind: Any, **settings: Any) -> Any:
+    """Settings of `kind`, with a clear sentence if one is out of range."""
+    from pydantic import ValidationError
+
+    try:
+        return kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][:1])
+        raise SparsightError(f"{name or kind.__name__}: {first['msg']}") from None
+
+
+def _write(result: Any, *places: Path | None) -> None:
+    from sparsight.files import write_json
+
+    for place in places:
+        if place is not None:
+            write_json(place, result)
+
+
+def _report_skipped(skipped: Any) -> None:
+    if skipped:
+        _say(f"{len(skipped)} unreadable images were skipped, the first: {skipped[0]}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _stop(text: str, code: int) -> NoReturn:
+    typer.echo(f"sparsight: {text}", err=True)
+    raise SystemExit(code)

@@ -1,0 +1,72 @@
+"""What a family of host models is: where things are, as data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How to run one transformer block piece by piece; every function takes the block first.
+
+    Shapes: x, h, y (b, n, c); q, k, v (b, heads, n, d); out (b, n, heads, d).  `reassemble` puts a
+    block together again; a test demands that this equals the block's own forward for every family.
+    """
+
+    norm: Callable[["nn.Module", "Tensor"], "Tensor"]  # x -> h, what the attention reads
+    qkv: Callable[..., tuple["Tensor", "Tensor", "Tensor"]]  # h, per-token tables -> q, k, v
+    merge: Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]  # out, h -> y
+    residual: Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
+    mlp: Callable[["nn.Module", "Tensor"], "Tensor"]  # x -> x, the second half with its residual
+
+    def reassemble(self, block: "nn.Module", x: "Tensor", **tables: "Tensor") -> "Tensor":
+        """The block's own forward, from the parts, with dense attention."""
+        from torch.nn.functional import scaled_dot_product_attention
+
+        h = self.norm(block, x)
+        out = scaled_dot_product_attention(*self.qkv(block, h, **tables)).transpose(1, 2)
+        return self.mlp(block, self.residual(block, x, self.merge(block, out, h)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where the blocks, prefix tokens and patches of one family of models are."""
+
+    name: str
+    library: str
+    verified_with: str
+    examples: str
+    requirements: Sequence[tuple[str, Callable[["nn.Module"], bool]]]  # what must hold, in order
+    blocks: Callable[["nn.Module"], "nn.Module"]  # the container that is indexed by layer
+    dim: Callable[["nn.Module"], int]
+    prefix_tokens: Callable[["nn.Module"], int]
+    patch_px: Callable[["nn.Module"], tuple[int, int]]
+    heads: Callable[["nn.Module"], int]  # of a block
+    parts: Parts
+    features: Callable[["nn.Module", "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
+    per_token: tuple[str, ...] = ()  # arguments of a block with one row per patch token
+
+    def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
+        """Copied and pickled by name: a family is one object, whatever happens to a model using it."""
+        from sparsight.families import family_named
+
+        return family_named, (self.name,)
+
+    def first_mismatch(self, model: "nn.Module") -> tuple[int, str | None]:
+        """How many requirements hold before one fails, and the text of that one (None: all hold)."""
+        for number, (text, holds) in enumerate(self.requirements):
+            try:
+                fits = holds(model)
+            except (AttributeError, TypeError, IndexError):
+                fits = False
+            if not fits:
+                return number, text
+        return len(self.requirements), None
+
+
+def is_instance(module: Any, *names: str) -> bool:
+    """Whether the class of `module` is one of `names` ("package.module.Class"), without importing it."""
+    return f"{type(module).__module__}.{type(module).__qualname__}" in names

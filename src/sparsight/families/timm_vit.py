@@ -1,0 +1,58 @@
+"""timm `VisionTransformer` with pre-norm blocks: DINOv2, CLIP and SigLIP towers, DeiT, AugReg."""
+
+from sparsight.families.base import Family, Parts, is_instance
+
+VIT = "timm.models.vision_transformer."
+
+
+def _qkv(block, h):
+    attn, (b, n, _) = block.attn, h.shape
+    q, k, v = attn.qkv(h).view(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    return attn.q_norm(q), attn.k_norm(k), v
+
+
+def merge(block, out, h):
+    """Output projection of timm's attention modules, with their optional inner norm and gate."""
+    attn = block.attn
+    y = attn.norm(out.flatten(2))
+    if attn.gate is not None:
+        y = y * attn.gate(h).sigmoid()
+    return attn.proj_drop(attn.proj(y))
+
+
+FAMILY = Family(
+    name="timm_vit",
+    library="timm",
+    verified_with="1.0.31",
+    examples="DINOv2 (with and without registers), CLIP and SigLIP towers, DeiT, AugReg ViT",
+    requirements=(
+        ("a timm VisionTransformer", lambda m: is_instance(m, VIT + "VisionTransformer")),
+        (
+            "pre-norm blocks (timm's Block)",
+            lambda m: all(is_instance(b, VIT + "Block") for b in m.blocks),
+        ),
+        (
+            "plain global attention (timm's Attention) in every block",
+            lambda m: all(is_instance(b.attn, "timm.layers.attention.Attention") for b in m.blocks),
+        ),
+        (
+            "attention scaled by 1/sqrt(head width) and without dropout",
+            lambda m: all(
+                b.attn.scale == b.attn.head_dim**-0.5 and b.attn.attn_drop.p == 0 for b in m.blocks
+            ),
+        ),
+    ),
+    blocks=lambda m: m.blocks,
+    dim=lambda m: m.embed_dim,
+    prefix_tokens=lambda m: m.num_prefix_tokens,
+    patch_px=lambda m: m.patch_embed.patch_size,
+    heads=lambda block: block.attn.num_heads,
+    parts=Parts(
+        norm=lambda block, x: block.norm1(x),
+        qkv=_qkv,
+        merge=merge,
+        residual=lambda block, x, y: x + block.drop_path1(block.ls1(y)),
+        mlp=lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+    ),
+    features=lambda m, images: m.forward_features(images),
+)

@@ -1,0 +1,47 @@
+"""Writing files so that nothing is lost: whole or not at all."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import SparsightError
+
+
+def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write` with a temporary path beside `path`, then put the result in its place.
+
+    If anything fails (a full disk, an interrupt), what stood at `path` before is still there and
+    nothing half-written is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(temporary)
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        # safetensors reports a full disk as its own error, with the system's words in it
+        if isinstance(error, OSError) or "os error" in str(error) or "I/O error" in str(error):
+            raise SparsightError(f"cannot write {path}: {error}") from error
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """A text file, whole or not at all."""
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """A JSON file, whole or not at all; NaN is refused."""
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder` and try to write in it, before hours of work are spent on what goes there."""
+    if folder.exists() and not folder.is_dir():
+        raise SparsightError(f"{folder} is a file, not a folder: choose another --out")
+    probe = folder / ".writable"
+    write_text(probe, "")
+    probe.unlink()

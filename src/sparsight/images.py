@@ -1,0 +1,133 @@
+"""Unlabelled images for the stages: a folder, or any sequence of tensors."""
+
+from collections.abc import Iterator, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from sparsight.errors import ImagesError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Images(Protocol):
+    """What the stages need of images: a count, and picture i as a normalised (3, height, width) tensor.
+
+    An unreadable picture raises ImagesError when it is asked for; the stages skip and count those.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> "Tensor": ...
+
+
+class ImageFolder:
+    """Every image file under a folder, resized to one resolution and normalised."""
+
+    def __init__(
+        self,
+        folder: "str | PathLike[str]",
+        resolution: tuple[int, int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        self.folder, self.resolution = Path(folder), resolution
+        self.mean, self.std = tuple(mean), tuple(std)
+        if not self.folder.is_dir():
+            raise ImagesError(f"there is no folder {self.folder}")
+        self.paths = sorted(
+            p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
+        )
+        if not self.paths:
+            raise ImagesError(
+                f"{self.folder} holds no image (looked for {', '.join(sorted(SUFFIXES))})"
+            )
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> "Tensor":
+        from PIL import Image, ImageOps, UnidentifiedImageError
+
+        path = self.paths[index]
+        try:
+            with Image.open(path) as opened:
+                image = ImageOps.exif_transpose(opened).convert("RGB")
+        except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+            raise ImagesError(f"cannot read {path}: {error}") from None
+        except Image.DecompressionBombError as error:
+            raise ImagesError(f"{path} is too large: {error}") from None
+        height, width = self.resolution
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return to_tensor(image, self.mean, self.std)
+
+
+def to_tensor(image: object, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
+    """A normalised (3, height, width) tensor from an RGB picture (PIL, or an array of bytes)."""
+    import numpy as np
+    import torch
+
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 255
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+class Reader:
+    """Reads pictures for a stage, passing over unreadable ones; `skipped` says which, and why."""
+
+    def __init__(self, images: Images) -> None:
+        if len(images) == 0:
+            raise ImagesError("there is no image")
+        self.images, self.skipped = images, dict[int, str]()
+
+    def read(self, index: int) -> "Tensor":
+        """Picture `index`, or the next readable one after it (going round)."""
+        for step in range(len(self.images)):
+            place = (index + step) % len(self.images)
+            if place in self.skipped:
+                continue
+            try:
+                return self.images[place]
+            except ImagesError as error:
+                self.skipped[place] = str(error)
+        raise ImagesError(f"none of the {len(self.images)} images can be read: {self.skipped[0]}")
+
+    def spread(self, count: int) -> Iterator["Tensor"]:
+        """Up to `count` readable pictures, evenly over the whole set, each once."""
+        total = len(self.images)
+        count = min(count, total)
+        given = 0
+        for number in range(count):
+            place = number * total // count
+            try:
+                picture = self.images[place]
+            except ImagesError as error:
+                self.skipped[place] = str(error)
+                continue
+            given += 1
+            yield picture
+        if not given:
+            raise ImagesError(f"no image could be read: {next(iter(self.skipped.values()))}")
+
+
+def parse_resolution(text: str) -> tuple[int, int]:
+    """Height and width in pixels from "1024" (square) or "768x1024" (height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+        raise ImagesError(f"resolution {text!r} is neither like 1024 nor like 768x1024 (height x width)")
+    return int(sides[0]), int(sides[-1])
+
+
+def check_resolution(resolution: tuple[int, int], patch_px: tuple[int, int]) -> None:
+    """Refuse a resolution that the patch size does not divide, naming the nearest that it does."""
+    if all(side % patch == 0 for side, patch in zip(resolution, patch_px, strict=True)):
+        return
+    nearest = [max(1, round(side / patch)) * patch for side, patch in zip(resolution, patch_px, strict=True)]
+    raise ImagesError(
+        f"resolution {resolution[0]}x{resolution[1]} is not a multiple of the model's patch size "
+        f"{patch_px[0]}x{patch_px[1]}; the nearest that is: {nearest[0]}x{nearest[1]}"
+    )

@@ -1,0 +1,1 @@
+"""Tensor functions that know no model: attention statistics, partition, sparse attention."""

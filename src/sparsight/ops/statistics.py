@@ -1,0 +1,79 @@
+"""Attention statistics without an N x N map in memory (SVE, Sections 3.1 and 3.2).
+
+Symbols of the paper and names here: M = the full attention map, never built; m = `average`;
+s = `sparsity_indicator`; c = `c`; top-1/8 recovery (Fig. 5) = `recall`.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+# Query rows per step.  On a CPU 64 rows of 5 000 scores stay in cache (256 rows take three times as
+# long); a GPU wants more rows in one launch.
+CHUNK_CPU, CHUNK_GPU = 64, 1024
+
+
+def average_attention(
+    q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]
+) -> Float[Tensor, "b n"]:
+    """m: the mean over queries and heads of softmax(q k^T / sqrt(d)), exact, streamed over queries.
+
+    Pass a sample of the queries for an estimate.  Peak memory is one chunk: b x h x 64 x n floats.
+    """
+    chunk = CHUNK_CPU if q.device.type == "cpu" else CHUNK_GPU
+    scaled, keys = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
+    total = torch.zeros(k.shape[0], k.shape[2], device=k.device, dtype=torch.float32)
+    for rows in scaled.split(chunk, dim=2):
+        total += F.softmax(rows @ keys, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
+    return total / (q.shape[1] * q.shape[2])
+
+
+def sparsity_indicator(m: Float[Tensor, "b n"], c: float = 10.0) -> Float[Tensor, " b"]:
+    """s (Eq. 2): the share of tokens whose average attention is below max(m) / c."""
+    return (m < m.amax(dim=1, keepdim=True) / c).float().mean(dim=1)
+
+
+def top_set(score: Float[Tensor, "b n"], count: int) -> Bool[Tensor, "b n"]:
+    """True for the `count` tokens of the highest score."""
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    return chosen.scatter_(1, score.topk(count, dim=1).indices, True)
+
+
+def top_share(m: Float[Tensor, "b n"], fraction: float) -> Float[Tensor, " b"]:
+    """The share of all attention that goes to the top `fraction` of the tokens."""
+    return m.topk(max(1, round(fraction * m.shape[1])), dim=1).values.sum(1) / m.sum(1)
+
+
+def recall(
+    score: Float[Tensor, "b n"], m: Float[Tensor, "b n"], kept: float, true: float
+) -> Float[Tensor, " b"]:
+    """The share of the true top `true` fraction of m that is among the top `kept` fraction of `score`."""
+    count = max(1, round(true * m.shape[1]))
+    wanted = top_set(m, count)
+    found = top_set(score, max(1, round(kept * m.shape[1])))
+    return (wanted & found).sum(1) / count
+
+
+def overlap(maps: Float[Tensor, "l n"], fraction: float) -> Float[Tensor, "l l"]:
+    """For each pair of layers of one image, the share of the top `fraction` that both have."""
+    count = max(1, round(fraction * maps.shape[1]))
+    sets = top_set(maps, count).float()
+    return sets @ sets.T / count
+
+
+def lattice_sample(tokens: int, prefix: int, every: int) -> Int[Tensor, " q"]:
+    """Indices of about one query in `every` patch tokens, spread evenly over the image.
+
+    A stride in flattened order that divides the grid's width would sample single columns.  So each
+    run of `every` consecutive tokens gives one, at an offset that follows Weyl's sequence frac(i^2 g),
+    g the golden ratio.  The rows of the lattice so made are sheared by ever other amounts: even over
+    rows and columns for any width, which is unknown here (linear offsets, frac(i g), line up with some
+    widths).  A function of the count alone, hence static.
+    """
+    patches = tokens - prefix
+    if patches <= every:
+        return torch.arange(prefix, tokens)
+    runs = torch.arange(patches // every, dtype=torch.float64)
+    offset = torch.remainder(runs * runs * 0.6180339887498949, 1.0)
+    return prefix + ((runs + offset) * every).long()

@@ -1,0 +1,142 @@
+"""Plan: the one artefact that flows through the stages.  Plain data, JSON in and out.
+
+In JSON: `{"type": "sparsight.plan", "version": 1, "data": {...}}`, and likewise for the method's
+settings inside it.  An unknown key or type is an error: a setting silently dropped would change what
+the model computes.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
+from sparsight.errors import PlanError
+from sparsight.methods import METHODS, Config, method_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLAN_TYPE, VERSION = "sparsight.plan", 1
+MAX_PLAN_BYTES = 16_000_000
+
+
+class Data(BaseModel):
+    """Frozen, strict plain data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelIdentity(Data):
+    """Enough of a model to tell whether a plan was made for it, whatever its dtype or head."""
+
+    family: str
+    kind: str
+    depth: Annotated[int, Field(ge=1)]
+    dim: Annotated[int, Field(ge=1)]
+    heads: Annotated[int, Field(ge=1)]
+    prefix_tokens: Annotated[int, Field(ge=0)]
+    patch_px: tuple[int, int]
+    weight_samples: tuple[tuple[float, ...], ...]  # a few weights of each block, before any change
+
+
+class TensorInfo(Data):
+    """Shape and dtype of one tensor of the run folder."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class LayerReason(Data):
+    """What was measured of one layer and what was decided."""
+
+    layer: int
+    sparse: bool
+    role: str  # "dense", "predicts", "reuses layer 4"
+    indicator: float | None = None
+    damage: float | None = None  # relative error of the final features with this layer alone sparse
+    overlap: float | None = None  # of its top set with that of the layer before
+
+
+class Plan(Data):
+    """What is done to a model, why, and what it was made for."""
+
+    method: Config
+    model: ModelIdentity | None = None  # None: made by hand, fits any model with these layers
+    source: str | None = None  # MODEL as given on the command line
+    resolution: tuple[int, int] | None = None  # pictures it was calibrated on, height x width
+    versions: dict[str, str] = {}
+    layers: tuple[LayerReason, ...] = ()
+    reasons: tuple[str, ...] = ()
+    recipe: dict[str, Any] = {}  # settings of the stages that were run
+    tensors: dict[str, TensorInfo] = {}
+
+    _weights: dict[str, "Tensor"] = PrivateAttr(default_factory=dict)
+
+    @property
+    def weights(self) -> dict[str, "Tensor"]:
+        """The changed weights ("model.<key>") and the method's own tensors; not part of the JSON."""
+        return self._weights
+
+    def with_(self, weights: dict[str, "Tensor"] | None = None, **changes: Any) -> Self:
+        """A copy with other fields; tensors are carried over, and `weights` added to them."""
+        kept = dict(self._weights) | (weights or {})
+        info = {
+            k: TensorInfo(shape=tuple(v.shape), dtype=str(v.dtype).removeprefix("torch."))
+            for k, v in kept.items()
+        }
+        plan = type(self).model_validate(
+            {name: getattr(self, name) for name in type(self).model_fields}
+            | changes
+            | {"tensors": info}
+        )
+        plan._weights.update(kept)
+        return plan
+
+    def to_json(self) -> str:
+        """As text; `from_json` gives an equal plan back."""
+        method = method_of(self.method)
+        data = self.model_dump(mode="json")
+        data["method"] = {"type": method.name, "version": VERSION, "data": data["method"]}
+        envelope = {"type": PLAN_TYPE, "version": VERSION, "data": data}
+        return json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "the plan") -> Self:
+        """Read a plan; raises PlanError that says which key is wrong and how."""
+        try:
+            data = _opened(json.loads(text), where, {PLAN_TYPE})[1]
+            name, settings = _opened(data.get("method"), f"{where}, key 'method'", set(METHODS))
+            data["method"] = METHODS[name].config.model_validate(settings)
+            return cls.model_validate(data)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise PlanError(f"{where} is not JSON: {error}") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise PlanError(f"{where}: key {key!r}: {first['msg']}") from None
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """`from_json` of a file."""
+        try:
+            if path.stat().st_size > MAX_PLAN_BYTES:
+                raise PlanError(f"{path} is larger than any plan ({MAX_PLAN_BYTES} bytes)")
+            return cls.from_json(path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PlanError(f"cannot read {path}: {error}") from None
+
+
+def _opened(envelope: Any, where: str, types: set[str]) -> tuple[str, dict[str, Any]]:
+    """Type and data of a `{type, version, data}` envelope."""
+    if not isinstance(envelope, dict) or set(envelope) != {"type", "version", "data"}:
+        raise PlanError(f"{where} must be an object with the keys type, version and data")
+    if not isinstance(envelope["type"], str) or envelope["type"] not in types:
+        raise PlanError(f"{where} has type {envelope['type']!r}; known: {', '.join(sorted(types))}")
+    if envelope["version"] != VERSION:
+        raise PlanError(
+            f"{where} has version {envelope['version']!r}; this sparsight reads version {VERSION}"
+        )
+    if not isinstance(envelope["data"], dict):
+        raise PlanError(f"{where}: data must be an object")
+    return envelope["type"], dict(envelope["data"])

@@ -1,0 +1,94 @@
+"""A run folder: `plan.json`, and the changed tensors alone as safetensors.  No pickle anywhere.
+
+    plan.json                    the plan; names the weights file and each tensor in it
+    weights-<hash>.safetensors   changed weights ("model.<key>") and projectors; absent if there are none
+    analysis.json, measure.json  what the stages found, for people and reports
+
+The weights are written first and under a name of their own, the plan last and atomically: whatever
+interrupts a save, the folder holds the old run or the new one.
+"""
+
+import hashlib
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sparsight.errors import PlanError
+from sparsight.files import write_atomically, write_text
+from sparsight.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PLAN_FILE = "plan.json"
+
+
+def save(what: "Plan | nn.Module", folder: "str | PathLike[str]") -> Path:
+    """Write a plan, or the plan applied to a model, into `folder`; returns the folder."""
+    from safetensors.torch import save_file
+
+    plan, folder = _plan_of(what), Path(folder)
+    if plan.weights:
+        tensors = {k: v.detach().cpu().contiguous() for k, v in plan.weights.items()}
+        write_atomically(folder / weights_file(plan), lambda path: save_file(tensors, path))
+    write_text(folder / PLAN_FILE, plan.to_json())
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != weights_file(plan):
+            old.unlink()
+    return folder
+
+
+def load(folder: "str | PathLike[str]") -> Plan:
+    """Read a plan with its tensors; raises PlanError that says what is missing, damaged or hostile."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise PlanError(f"there is no run folder at {folder}")
+    plan = Plan.read(_inside(folder, PLAN_FILE))
+    if not plan.tensors:
+        return plan
+    path = _inside(folder, weights_file(plan))
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise PlanError(f"{path} is damaged: {error}") from None
+    for name in sorted(plan.tensors.keys() | tensors.keys()):
+        if name not in tensors or name not in plan.tensors:
+            lacking = path.name if name not in tensors else PLAN_FILE
+            raise PlanError(f"{folder}: tensor {name!r} is missing from {lacking}")
+        planned, found = plan.tensors[name], tensors[name]
+        if planned.shape != tuple(found.shape) or f"torch.{planned.dtype}" != str(found.dtype):
+            raise PlanError(
+                f"{folder}: tensor {name!r} is {planned.dtype} {planned.shape} in {PLAN_FILE} and "
+                f"{str(found.dtype).removeprefix('torch.')} {tuple(found.shape)} in {path.name}"
+            )
+    plan.weights.update(tensors)
+    return plan
+
+
+def weights_file(plan: Plan) -> str:
+    """The name of a plan's weights file, from all that the plan says: another plan, another file."""
+    return f"weights-{hashlib.sha256(plan.to_json().encode()).hexdigest()[:12]}.safetensors"
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """`folder / name`, if that is a file in the folder itself and no link out of it."""
+    path = folder / name
+    if not path.exists():
+        raise PlanError(f"{folder} is no complete run: {name} is missing")
+    if path.resolve().parent != folder.resolve() or not path.is_file():
+        raise PlanError(f"{path} is not a plain file inside the run folder")
+    return path
+
+
+def _plan_of(what: "Plan | nn.Module") -> Plan:
+    if isinstance(what, Plan):
+        return what
+    from sparsight.attach import applied
+
+    state = applied(what)
+    if state is None:
+        raise PlanError("this model has no plan applied: there is nothing to save")
+    return state.plan

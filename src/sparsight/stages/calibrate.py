@@ -1,0 +1,124 @@
+"""Calibrate: where is this model's attention sparse?  Exact statistics over unlabelled images."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.attach import family_in
+from sparsight.images import Images, Reader
+from sparsight.methods.sve import score
+from sparsight.ops import statistics
+from sparsight.plan import Data
+from sparsight.stages.observe import LayerView, evaluating, watch
+from sparsight.stages.progress import track
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+TRUE_FRACTION = 1 / 8  # the paper's: the top 1/8 of m is what a scorer has to find
+KEPT_FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # the recall curve's x axis (Fig. 5)
+SAMPLE_EVERY = (8, 16, 32)
+
+
+class LayerAnalysis(Data):
+    """Means over the images, of one layer."""
+
+    layer: int
+    indicator: float  # s, Eq. 2 with c = 10
+    top_share: float  # of all attention, what the top 1/8 of the tokens receives
+    recall: dict[str, tuple[float, ...]]  # scorer -> recall at each of KEPT_FRACTIONS
+
+
+class Analysis(Data):
+    """What `analyze` found out about a model's attention."""
+
+    layers: tuple[LayerAnalysis, ...]
+    overlap: tuple[tuple[float, ...], ...]  # share of the top 1/8 that two layers have in common
+    kept_fractions: tuple[float, ...] = KEPT_FRACTIONS
+    images: int
+    skipped: tuple[str, ...]
+    tokens: int
+    resolution: tuple[int, int]
+
+
+def analyze(
+    model: nn.Module,
+    images: Images,
+    max_images: int = 16,
+    projectors: "dict[int, Tensor] | None" = None,
+) -> Analysis:
+    """Measure every layer's attention over up to `max_images` images, spread over the whole set.
+
+    `projectors` (layer -> weight) adds the trained scorer's recall of the layers that have one.
+    Memory above the model: one picture's activations and 64 rows of attention; no N x N map.
+    """
+    family = family_in(model)
+    prefix, depth = family.prefix_tokens(model), len(family.blocks(model))
+    reader, totals = Reader(images), _Totals(depth)
+    device = next(model.parameters()).device
+    seen = 0
+    with evaluating(model):
+        pictures = track(reader.spread(max_images), "Analyzing", min(max_images, len(images)))
+        for picture in pictures:
+            views: dict[int, Tensor] = {}
+
+            def see(view: LayerView, views: dict[int, Tensor] = views) -> None:
+                views[view.layer] = view.m[0]
+                totals.add(view, prefix, (projectors or {}).get(view.layer))
+
+            with watch(model, range(depth), see):
+                family.features(model, picture[None].to(device))
+            totals.overlap += statistics.overlap(
+                torch.stack([views[layer][prefix:] for layer in range(depth)]), TRUE_FRACTION
+            )
+            seen += 1
+            size, tokens = tuple(picture.shape[1:]), views[0].shape[0]
+    return Analysis(
+        layers=totals.layers(seen),
+        overlap=tuple(map(tuple, (totals.overlap / seen).tolist())),
+        images=seen,
+        skipped=tuple(reader.skipped.values()),
+        tokens=tokens,
+        resolution=size,
+    )
+
+
+class _Totals:
+    """Sums over images, per layer."""
+
+    def __init__(self, depth: int) -> None:
+        self.indicator, self.top_share = [0.0] * depth, [0.0] * depth
+        self.recall: list[dict[str, Tensor]] = [{} for _ in range(depth)]
+        self.overlap = torch.zeros(depth, depth)
+
+    def add(self, view: LayerView, prefix: int, projector: Tensor | None) -> None:
+        """One image's statistics of one layer; prefix tokens, kept in any case, do not count."""
+        m = view.m[:, prefix:]
+        self.indicator[view.layer] += statistics.sparsity_indicator(m).item()
+        self.top_share[view.layer] += statistics.top_share(m, TRUE_FRACTION).item()
+        scores = {
+            f"sampled 1/{every}": score.sampled(view.q, view.k, prefix, every)
+            for every in SAMPLE_EVERY
+        }
+        if projector is not None:
+            scores["linear"] = score.linear(view.h, projector)
+        for name, estimate in scores.items():
+            curve = _curve(estimate[:, prefix:], m)
+            self.recall[view.layer][name] = self.recall[view.layer].get(name, 0) + curve
+
+    def layers(self, images: int) -> tuple[LayerAnalysis, ...]:
+        return tuple(
+            LayerAnalysis(
+                layer=layer,
+                indicator=self.indicator[layer] / images,
+                top_share=self.top_share[layer] / images,
+                recall={k: tuple((v / images).tolist()) for k, v in curves.items()},
+            )
+            for layer, curves in enumerate(self.recall)
+        )
+
+
+def _curve(estimate: Tensor, m: Tensor) -> Tensor:
+    kept: Sequence[float] = KEPT_FRACTIONS
+    return torch.stack([statistics.recall(estimate, m, f, TRUE_FRACTION)[0] for f in kept])

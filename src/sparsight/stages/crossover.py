@@ -1,0 +1,50 @@
+"""From how many tokens on does this plan pay, on this machine?  Measured, not guessed."""
+
+import copy
+
+import torch
+from torch import nn
+
+from sparsight.attach import apply, family_in
+from sparsight.plan import Plan
+from sparsight.stages import timing
+from sparsight.stages.measure import fused
+from sparsight.stages.observe import evaluating
+
+GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens
+REPEATS = 9
+WORTH = 1.02  # less than this is noise: two runs of the same model differ by as much
+
+
+def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, float]]]:
+    """The smallest token count from which `plan` is faster than dense, and every measurement.
+
+    Goes up in size until two sizes in a row are faster.  None if the model takes only one size of
+    picture, or if sparse is not faster at any size tried.
+    """
+    family = family_in(model)
+    like, prefix = next(model.parameters()), family.prefix_tokens(model)
+    height, width = family.patch_px(model)
+    timing.steady_allocator()
+    rows: list[dict[str, float]] = []
+    with evaluating(model):
+        always = plan.with_(method=plan.method.model_copy(update={"min_tokens": 0}))
+        sparse = apply(copy.deepcopy(model), always)
+        with fused(model, sparse):
+            for side in GRID_SIDES:
+                size = (1, 3, side * height, side * width)
+                picture = torch.randn(size, device=like.device, dtype=like.dtype)
+                arms = {
+                    "dense": lambda p=picture: family.features(model, p),
+                    "sparse": lambda p=picture: family.features(sparse, p),
+                }
+                try:
+                    times = timing.interleave(arms, REPEATS, like.device, f"Crossover {side}x{side}")
+                except (AssertionError, RuntimeError):  # timm's refusal of another picture size
+                    return None, rows
+                dense, fast = (timing.summary(times[arm])["latency_ms"] for arm in arms)
+                rows.append({"tokens": side * side + prefix, "dense_ms": dense, "sparse_ms": fast})
+                paying = [row["dense_ms"] >= WORTH * row["sparse_ms"] for row in rows[-2:]]
+                if len(paying) == 2 and all(paying):
+                    return int(rows[-2]["tokens"]), rows
+    return None, rows

@@ -1,0 +1,143 @@
+"""Measure: dense against sparse, in one run: time, memory, FLOPs, and how far the features moved."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsight.attach import apply, applied, family_in
+from sparsight.errors import NotFiniteError, PlanError
+from sparsight.images import Images, Reader, check_resolution
+from sparsight.ops import fidelity
+from sparsight.plan import Plan
+from sparsight.stages import timing
+from sparsight.stages.observe import evaluating
+from sparsight.stages.progress import track
+
+
+def measure(
+    model: nn.Module,
+    plan: Plan,
+    images: Images | None = None,
+    resolutions: Sequence[tuple[int, int]] = ((1024, 1024),),
+    batches: Sequence[int] = (1,),
+    repeats: int = 7,
+    max_images: int = 16,
+) -> dict[str, Any]:
+    """Compare `model` as it is (dense) with `plan` applied to a copy of it.
+
+    Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
+    `fidelity` of the final features at the images' own resolution.
+    """
+    if applied(model):
+        raise PlanError("measure compares a dense model with a plan: restore the model first")
+    family = family_in(model)
+    for resolution in resolutions:
+        check_resolution(resolution, family.patch_px(model))
+    first = next(model.parameters())
+    steady = timing.steady_allocator()
+    with evaluating(model):
+        arms = {"dense": model, "sparse": apply(copy.deepcopy(model), plan)}
+        with fused(*arms.values()):
+            cases = [
+                case
+                for resolution in resolutions
+                for batch in batches
+                for case in _cases(arms, resolution, batch, repeats, first)
+            ]
+        result = {
+            "protocol": timing.protocol(
+                first.device, first.dtype, repeats=repeats, steady_allocator=steady,
+                resolution=[name(r) for r in resolutions], batch=list(batches),
+                method=plan.method.model_dump(mode="json"), source=plan.source,
+            ),
+            "cases": cases,
+        }  # fmt: skip
+        if images is not None:
+            result["fidelity"] = compare_features(arms["dense"], arms["sparse"], images, max_images)
+    return result
+
+
+def _cases(
+    arms: dict[str, nn.Module],
+    resolution: tuple[int, int],
+    batch: int,
+    repeats: int,
+    like: torch.Tensor,
+) -> list[dict[str, Any]]:
+    """One resolution and batch size, every arm."""
+    picture = torch.randn(batch, 3, *resolution, device=like.device, dtype=like.dtype)
+    family = family_in(arms["dense"])
+    calls = {
+        name: lambda model=model: family.features(model, picture) for name, model in arms.items()
+    }
+    times = timing.interleave(calls, repeats, like.device, f"Measuring {name(resolution)}")
+    rows = []
+    for arm, call in calls.items():
+        row = timing.summary(times[arm])
+        rows.append(
+            {"resolution": name(resolution), "batch": batch, "arm": arm}
+            | row
+            | {
+                "images_per_s": 1e3 * batch / row["latency_ms"],
+                "peak_memory_mb": timing.peak_memory_mb(call, like.device),
+                "gflops": timing.gflops(call),
+            }
+        )
+    for row in rows:
+        row["speedup"] = rows[0]["latency_ms"] / row["latency_ms"]
+    return rows
+
+
+def compare_features(
+    dense: nn.Module, sparse: nn.Module, images: Images, max_images: int
+) -> dict[str, Any]:
+    """Relative error and cosine of the final features: the mean, and the worst image by its place."""
+    family, reader = family_in(dense), Reader(images)
+    like = next(dense.parameters())
+    errors, cosines = [], []
+    with evaluating(dense), evaluating(sparse):
+        for picture in track(
+            reader.spread(max_images), "Comparing features", min(max_images, len(images))
+        ):
+            batch = picture[None].to(like.device, like.dtype)
+            wanted, got = family.features(dense, batch), family.features(sparse, batch)
+            if not (torch.isfinite(wanted).all() and torch.isfinite(got).all()):
+                raise NotFiniteError(
+                    f"NaN or infinity in the final features of image {len(errors)}: check the weights"
+                )
+            errors.append(fidelity.relative_error(got, wanted).item())
+            cosines.append(fidelity.cosine(got, wanted).item())
+    return {
+        "images": len(errors),
+        "skipped": list(reader.skipped.values()),
+        "resolution": name(tuple(picture.shape[1:])),
+        "relative_error": sum(errors) / len(errors),
+        "relative_error_worst": max(errors),
+        "relative_error_worst_image": errors.index(max(errors)),
+        "cosine": sum(cosines) / len(cosines),
+        "cosine_worst": min(cosines),
+        "cosine_worst_image": cosines.index(min(cosines)),
+    }
+
+
+def name(resolution: tuple[int, ...]) -> str:
+    """As the command line writes it: height x width."""
+    return f"{resolution[0]}x{resolution[1]}"
+
+
+@contextmanager
+def fused(*models: nn.Module) -> Iterator[None]:
+    """While in here, attention modules that offer it use the fused kernel: a fair dense baseline."""
+    modules = {module for model in models for module in model.modules()}
+    slow = [module for module in modules if getattr(module, "fused_attn", True) is False]
+    try:
+        for module in slow:
+            module.fused_attn = True
+        yield
+    finally:
+        for module in slow:
+            module.fused_attn = False

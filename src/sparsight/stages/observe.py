@@ -1,0 +1,98 @@
+"""Looking into a model while it runs: what each layer's attention reads, and its average map.
+
+Works on a changed model as on an unchanged one, because what a block is given and what it returns is
+in the original order either way.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.attach import family_in
+from sparsight.errors import NotFiniteError
+from sparsight.ops.statistics import average_attention
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """What one layer's attention sees of a batch."""
+
+    layer: int
+    h: Tensor  # (b, n, c), what the attention reads
+    q: Tensor  # (b, heads, n, d)
+    k: Tensor
+    m: Tensor  # (b, n), the exact average attention
+
+
+@contextmanager
+def watch(
+    model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], Any]
+) -> Iterator[None]:
+    """While in here, every forward pass of `model` calls `see` for each of `layers`."""
+    family = family_in(model)
+    blocks = family.blocks(model)
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+            with torch.no_grad():
+                h = family.parts.norm(block, args[0])
+                tables = {
+                    k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None
+                }
+                q, k, _ = family.parts.qkv(block, h, **tables)
+                m = average_attention(q, k)
+            if not torch.isfinite(m).all():
+                raise NotFiniteError(
+                    f"NaN or infinity in the attention of layer {layer}: check the model's weights and "
+                    "the picture's values"
+                )
+            see(LayerView(layer, h, q, k, m))
+
+        return hook
+
+    handles = [
+        blocks[layer].register_forward_pre_hook(hook_for(layer), with_kwargs=True)
+        for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """While in here, the dictionary holds what each of `layers` returned in the last forward pass."""
+    blocks = family_in(model).blocks(model)
+    outputs: dict[int, Tensor] = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(block: nn.Module, args: Any, output: Tensor) -> None:
+            outputs[layer] = output
+
+        return hook
+
+    handles = [blocks[layer].register_forward_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients, and the model's own modes again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True

@@ -1,0 +1,80 @@
+"""Select: which layers become sparse, and which of them reuse the pattern of the layer before."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from sparsight.attach import apply, family_in, restore
+from sparsight.images import Images, Reader
+from sparsight.methods import SVE
+from sparsight.ops.fidelity import relative_error
+from sparsight.stages.calibrate import Analysis
+from sparsight.stages.observe import evaluating
+from sparsight.stages.progress import track
+
+
+def by_indicator(analysis: Analysis, threshold: float) -> tuple[int, ...]:
+    """Layers whose sparsity indicator s exceeds `threshold` (SVE, Sec. 4.1)."""
+    return tuple(layer.layer for layer in analysis.layers if layer.indicator > threshold)
+
+
+def damage_of(
+    model: nn.Module, images: Images, trials: Sequence[SVE], max_images: int = 4
+) -> list[float]:
+    """For each setting, the mean relative error it alone makes in the final features."""
+    family, reader = family_in(model), Reader(images)
+    device = next(model.parameters()).device
+    pictures = [picture[None].to(device) for picture in reader.spread(max_images)]
+    with evaluating(model):
+        dense = [family.features(model, picture) for picture in pictures]
+        damages = []
+        for trial in track(trials, "Trying layers", len(trials)):
+            apply(model, trial)
+            try:
+                errors = [
+                    relative_error(family.features(model, picture), wanted).item()
+                    for picture, wanted in zip(pictures, dense, strict=True)
+                ]
+            finally:
+                restore(model)
+            damages.append(sum(errors) / len(errors))
+    return damages
+
+
+def by_damage(
+    model: nn.Module, images: Images, config: SVE, damages: Sequence[float], max_error: float
+) -> tuple[tuple[int, ...], float]:
+    """As many layers as keep the error of all of them together under `max_error`, least harmful first.
+
+    Returns the layers and the error measured with them.  Bisects on the number of layers, so it takes
+    log2(depth) measurements; with a single layer above the limit, the answer is empty.
+    """
+    ranking = sorted(range(len(damages)), key=damages.__getitem__)
+    low, high, found = 0, len(ranking), 0.0
+    while low < high:
+        count = (low + high + 1) // 2
+        layers = tuple(sorted(ranking[:count]))
+        error = damage_of(model, images, [config.model_copy(update={"layers": layers})])[0]
+        if error <= max_error:
+            low, found = count, error
+        else:
+            high = count - 1
+    return tuple(sorted(ranking[:low])), found
+
+
+def choose_groups(
+    layers: Sequence[int], overlap: Sequence[Sequence[float]], threshold: float
+) -> tuple[tuple[int, ...], ...]:
+    """Runs of consecutive sparse layers that share their first layer's pattern (SVE, Sec. 4.3).
+
+    A layer joins the run before it if its top set has at least `threshold` in common with that of the
+    run's first layer, whose pattern it would use.  Runs of one layer are no groups.
+    """
+    runs: list[list[int]] = []
+    for layer in layers:
+        run = runs[-1] if runs else []
+        if run and layer == run[-1] + 1 and overlap[run[0]][layer] >= threshold:
+            run.append(layer)
+        else:
+            runs.append([layer])
+    return tuple(tuple(run) for run in runs if len(run) > 1)

@@ -1,0 +1,131 @@
+"""Honest measurements: interleaved timing, peak memory, FLOPs, and the protocol they were made under."""
+
+import ctypes
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from sparsight.stages.progress import track
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt
+KEPT_BYTES = 1 << 28
+
+
+def steady_allocator() -> bool:
+    """Have glibc keep freed memory, for every arm alike; says whether that could be done.
+
+    By default it returns large buffers to the system and fetches them anew, page fault by page fault,
+    which distorts timings of plain copies and activations by up to four times.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return False
+    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, KEPT_BYTES))
+    return all(mallopt(name, value) for name, value in settings)
+
+
+def interleave(
+    arms: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, what: str = "Measuring"
+) -> dict[str, list[float]]:
+    """Milliseconds of each arm, `repeats` times in turn after one warm-up each.
+
+    Whatever else the machine does hits all arms alike, and the order turns round by round.
+    """
+    names = list(arms)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    with torch.inference_mode():
+        for name in names:
+            arms[name]()
+        for round_ in track(range(repeats), what, repeats):
+            for name in names[round_ % len(names) :] + names[: round_ % len(names)]:
+                _wait(device)
+                began = time.perf_counter()
+                arms[name]()
+                _wait(device)
+                times[name].append((time.perf_counter() - began) * 1e3)
+    return times
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    """Median and quartiles in milliseconds."""
+    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    return {"latency_ms": middle, "latency_q1_ms": low, "latency_q3_ms": high}
+
+
+def gflops(arm: Callable[[], Any]) -> float:
+    """Floating-point operations of one call as PyTorch's own counter counts them, in 10^9."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        arm()
+    return counter.get_total_flops() / 1e9
+
+
+def peak_memory_mb(arm: Callable[[], Any], device: torch.device) -> float:
+    """Most memory held at once during a call, above what was held before it, in 10^6 bytes."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        with torch.inference_mode():
+            arm()
+        _wait(device)
+        return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities, profile_memory=True) as profiler:
+        arm()
+    held = peak = 0
+    events = (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 1e6
+
+
+def protocol(device: torch.device, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
+    """The machine, versions and settings a measurement was made under."""
+    return {
+        "machine": machine(device),
+        "versions": versions(),
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "timing": "arms interleaved in one process after one warm-up each; median and quartiles",
+        "baseline": "the dense model with scaled_dot_product_attention",
+        **more,
+    }
+
+
+def machine(device: torch.device) -> str:
+    """The processor or GPU, in words."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def versions() -> dict[str, str]:
+    """Of what decides speed and results."""
+    import sparsight
+
+    found = {"sparsight": sparsight.__version__, "python": platform.python_version()}
+    return found | {name: version(name) for name in ("torch", "timm")}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,98 @@
+"""What the command line prints: results as tables, for people."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sparsight.plan import Plan
+    from sparsight.stages.calibrate import Analysis
+
+
+def show_demo(result: Mapping[str, Any]) -> None:
+    """The demo's one table: speed and quality side by side."""
+    protocol = result["protocol"]
+    table = _table(
+        f"{protocol['machine']}; {protocol['dtype']}, {protocol['threads']} threads, "
+        f"{protocol['resolution']}, batch {protocol['batch']}; {protocol['scenes']} held-out scenes",
+        ["", "latency ms", "speedup", "GFLOPs", "mIoU", "accuracy", "error", "worst"],
+    )
+    for row in result["rows"]:
+        table.add_row(
+            row["name"], f"{row['latency_ms']:.0f}", f"{row['speedup']:.2f}x", f"{row['gflops']:.1f}",
+            f"{row['miou']:.4f}", f"{row['accuracy']:.4f}", f"{row['relative_error']:.4f}",
+            f"{row['relative_error_worst']:.4f}",
+        )  # fmt: skip
+    _print(table)
+
+
+def show_analysis(found: "Analysis") -> None:
+    """One line for each layer."""
+    scorers = sorted({name for layer in found.layers for name in layer.recall})
+    table = _table(
+        f"{found.images} images, {found.tokens} tokens; recall of the true top 1/8 when keeping 1/8",
+        ["layer", "indicator s", "top 1/8 share", "overlap", *scorers],
+    )
+    at = found.kept_fractions.index(1 / 8)
+    for layer in found.layers:
+        n = layer.layer
+        table.add_row(
+            str(n), f"{layer.indicator:.2f}", f"{layer.top_share:.2f}",
+            f"{found.overlap[n - 1][n]:.2f}" if n else "-",
+            *(f"{layer.recall[s][at]:.3f}" if s in layer.recall else "-" for s in scorers),
+        )  # fmt: skip
+    _print(table)
+
+
+def show_plan(plan: "Plan") -> None:
+    """What was decided for each layer, and why."""
+    table = _table("", ["layer", "role", "indicator s", "damage alone", "overlap"])
+    for row in plan.layers:
+        table.add_row(
+            str(row.layer), row.role, *(_number(v) for v in (row.indicator, row.damage, row.overlap))
+        )
+    _print(table)
+    for reason in plan.reasons:
+        Console().print(f"- {reason}", markup=False, highlight=False)
+
+
+def show_measurement(result: Mapping[str, Any]) -> None:
+    """Dense against sparse, then how far the features moved."""
+    protocol = result["protocol"]
+    table = _table(
+        f"{protocol['machine']}; {protocol['dtype']}, {protocol['threads']} threads",
+        ["resolution", "batch", "", "latency ms", "speedup", "images/s", "peak MB", "GFLOPs"],
+    )
+    for case in result["cases"]:
+        table.add_row(
+            case["resolution"], str(case["batch"]), case["arm"], f"{case['latency_ms']:.1f}",
+            f"{case['speedup']:.2f}x", f"{case['images_per_s']:.2f}", f"{case['peak_memory_mb']:.0f}",
+            f"{case['gflops']:.1f}",
+        )  # fmt: skip
+    _print(table)
+    if moved := result.get("fidelity"):
+        Console().print(
+            f"final features over {moved['images']} images at {moved['resolution']}: relative error "
+            f"{moved['relative_error']:.4f} (worst {moved['relative_error_worst']:.4f}), cosine "
+            f"{moved['cosine']:.4f} (worst {moved['cosine_worst']:.4f})",
+            highlight=False,
+        )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _table(caption: str, columns: Sequence[str]) -> Table:
+    table = Table(caption=caption or None, caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    return table
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    # A pipe has no width of its own: never cut a column there.
+    console.print(table, width=None if console.is_terminal else max(console.width, 120))

@@ -1,0 +1,26 @@
+"""Compiled against eager, with another picture too: prints the largest relative error of each case."""
+
+import json
+
+import torch
+from conftest import make_images, make_model
+from test_apply import GROUPS, make_plan
+
+import sparsight
+
+errors = {}
+for name in ("dinov2_reg", "dinov3", "siglip"):
+    for kind, groups in GROUPS.items():
+        model = make_model(name)
+        sparsight.apply(model, make_plan(model, "sampled", groups))
+        torch._dynamo.reset()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        worst = 0.0
+        with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
+            for seed in (1, 5):
+                images = make_images(model, seed=seed)
+                wanted = model(images)
+                error = (compiled(images) - wanted).abs().max() / wanted.abs().max()
+                worst = max(worst, error.item())
+        errors[f"{name}-{kind}"] = worst
+print(json.dumps(errors))

@@ -1,0 +1,82 @@
+"""Every family: a block put together from its parts is the block; anything else is refused by name."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from conftest import make_images, make_model
+
+from sparsight.errors import UnsupportedModelError
+from sparsight.families import FAMILIES, family_named, family_of
+
+
+def test_reassembled_blocks_equal_the_blocks(model):
+    family = family_of(model)
+    seen = []
+
+    def check(block, args, kwargs, output):
+        tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
+        seen.append((family.parts.reassemble(block, args[0], **tables) - output).abs().max().item())
+
+    for block in family.blocks(model):
+        block.register_forward_hook(check, with_kwargs=True)
+    with torch.no_grad():
+        family.features(model, make_images(model))
+    # The same float32 operations in the same order, up to how kernels group sums.
+    assert len(seen) == len(family.blocks(model))
+    assert max(seen) < 1e-5
+
+
+def test_facts(model):
+    family = family_of(model)
+    images = make_images(model)
+    patch = family.patch_px(model)
+    patches = (images.shape[2] // patch[0]) * (images.shape[3] // patch[1])
+    with torch.no_grad():
+        features = family.features(model, images)
+    assert features.shape == (2, patches + family.prefix_tokens(model), family.dim(model))
+    assert family.heads(family.blocks(model)[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("resnet18", {}, "needs a timm VisionTransformer"),
+        ("vit_relpos_small_patch16_224", {}, "needs a timm VisionTransformer"),
+        ("swin_tiny_patch4_window7_224", {}, "needs a timm VisionTransformer"),
+        ("vit_base_patch16_xp_224", {}, "needs pre-norm blocks"),
+        ("eva_giant_patch14_224", {"depth": 1, "embed_dim": 64, "num_heads": 2}, None),
+        ("vit_tiny_patch16_224", {"attn_drop_rate": 0.1, "depth": 2}, "without dropout"),
+        ("vit_small_patch16_dinov3", {"use_post_norm": True, "depth": 2}, "needs pre-norm blocks"),
+    ],
+)
+def test_other_models_are_refused_by_name_and_reason(name, changes, reason):
+    try:
+        model = timm.create_model(name, **changes)
+    except RuntimeError as error:
+        pytest.fail(f"this timm has no {name}: {error}")
+    if reason is None:
+        assert family_of(model).name == "timm_eva"
+        return
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        family_of(model)
+    assert type(model).__name__ in str(caught.value)
+
+
+def test_wrapped_and_compiled_models_are_refused_with_advice():
+    model = make_model("augreg")
+    with pytest.raises(UnsupportedModelError, match=r"apply the plan first"):
+        family_of(torch.compile(model))
+    with pytest.raises(UnsupportedModelError, match=r"pass its \.module"):
+        family_of(torch.nn.DataParallel(model))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.name)
+def test_a_family_is_copied_and_pickled_by_name(family):
+    assert copy.deepcopy(family) is family
+    assert pickle.loads(pickle.dumps(family)) is family
+    assert family_named(family.name) is family
+    with pytest.raises(UnsupportedModelError, match="no family is called"):
+        family_named("nothing")

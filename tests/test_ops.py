@@ -1,0 +1,150 @@
+"""The tensor functions against their definitions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sparsight.ops import fidelity, partition, statistics
+from sparsight.ops.attention import masked_attention, sparse_attention
+
+
+def random_qkv(b, h, n, d, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return [2 * torch.randn(b, h, n, d, generator=generator).to(dtype) for _ in range(3)]
+
+
+def full_map(q, k):
+    return (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    b=st.integers(1, 3), h=st.integers(1, 3), n=st.integers(2, 150),
+    d=st.sampled_from([8, 20, 32]), prefix=st.sampled_from([0, 1, 5]),
+    queries=st.floats(0.01, 1), keys=st.floats(0.01, 1), seed=st.integers(0, 10_000),
+)  # fmt: skip
+def test_two_calls_equal_the_mask(b, h, n, d, prefix, queries, keys, seed):
+    prefix = min(prefix, n - 1)
+    q, k, v = random_qkv(b, h, n, d, seed)
+    order = partition.rank(torch.rand(b, n), prefix)
+    nq, nk = (partition.kept_count(n, f, prefix) for f in (queries, keys))
+    wanted = masked_attention(q, k, v, order, nq, nk)
+    got = sparse_attention(*(partition.take_heads(x, order) for x in (q, k, v)), nq, nk)
+    got = partition.take(got.flatten(2), partition.inverse(order)).view(b, n, h, d)
+    # Sums of at most 150 float32 products of size one: rounding stays well under 1e-5.
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_two_calls_in_half_precision(dtype):
+    q, k, v = random_qkv(2, 3, 77, 16, dtype=dtype)
+    order = partition.rank(torch.rand(2, 77), 1)
+    wanted = masked_attention(q.double(), k.double(), v.double(), order, 10, 20)
+    got = sparse_attention(*(partition.take_heads(x, order) for x in (q, k, v)), 10, 20)
+    got = partition.take(got.flatten(2), partition.inverse(order)).view(2, 77, 3, 16)
+    # An output is a mean of values of size 2, rounded on the way a few times to the dtype's precision.
+    assert (got - wanted).abs().max() < 16 * torch.finfo(dtype).eps
+
+
+@given(n=st.integers(1, 20_000), prefix=st.integers(0, 5), fraction=st.floats(0.001, 1))
+def test_kept_count(n, prefix, fraction):
+    count = partition.kept_count(n, fraction, prefix)
+    assert min(n, prefix + 1) <= count <= n
+    if fraction == 1:
+        assert count == n
+    elif prefix + 1 < count < n:
+        # Rounded to a whole number below 96, to the nearest multiple of 64 above.
+        assert abs(count - n * fraction) <= (0.5 if count < 96 else 32.5)
+        assert count < 96 or count % 64 == 0
+
+
+def test_rank_puts_prefix_first_and_sorts_the_rest():
+    score = torch.tensor([[0.1, 0.2, 0.9, 0.5, 0.7], [0.0, 5.0, 0.3, 0.3, 0.4]])
+    assert partition.rank(score, 2).tolist() == [[0, 1, 2, 4, 3], [0, 1, 4, 2, 3]]
+    assert partition.rank(score, 0).tolist() == [[2, 4, 3, 1, 0], [1, 4, 2, 3, 0]]
+
+
+@given(b=st.integers(1, 3), n=st.integers(1, 40), c=st.integers(1, 5))
+def test_take_and_inverse(b, n, c):
+    x, order = torch.randn(b, n, c), torch.rand(b, n).argsort(1)
+    taken = partition.take(x, order)
+    assert torch.equal(taken, x.gather(1, order[..., None].expand(-1, -1, c)))
+    assert torch.equal(partition.take(taken, partition.inverse(order)), x)
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (3, 6, 4), (2, 1, 6, 4), (2, 3, 6, 4)])
+def test_take_positions_follows_the_tokens(shape):
+    table, prefix = torch.randn(shape), 2
+    order = partition.rank(torch.rand(2, 8), prefix)
+    got = partition.take_positions(table, order, prefix)
+    for image in range(2):
+        for place, token in enumerate((order[image, prefix:] - prefix).tolist()):
+            rows = table[image] if len(shape) == 4 else table
+            assert torch.equal(got[image, :, place], rows.reshape(-1, 6, 4)[:, token])
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 65, 200])
+def test_average_attention_is_the_mean_of_the_full_map(n):
+    q, k, _ = random_qkv(2, 3, n, 16)
+    m = statistics.average_attention(q, k)
+    torch.testing.assert_close(m, full_map(q, k).mean(dim=(1, 2)), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(m.sum(1), torch.ones(2))
+
+
+def test_average_attention_never_builds_the_map():
+    from sparsight.stages.timing import peak_memory_mb
+
+    q, k, _ = random_qkv(1, 2, 4000, 8)
+    peak = peak_memory_mb(lambda: statistics.average_attention(q, k), torch.device("cpu"))
+    # A chunk of 64 rows is 2 MB; it exists about three times (scores, softmax, sum).  The map is 128 MB.
+    assert peak < 10
+
+
+def test_sparsity_indicator():
+    m = torch.tensor([[1.0, 0.5, 0.2, 0.09, 0.01], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    assert statistics.sparsity_indicator(m).tolist() == pytest.approx([0.4, 0.0])
+    assert statistics.sparsity_indicator(m, c=2.0).tolist() == pytest.approx([0.6, 0.0])
+
+
+def test_recall_and_overlap():
+    m = torch.arange(16.0)[None]
+    score = m.clone()
+    score[0, 15] = -1  # one of the true top four is missed
+    assert statistics.recall(score, m, 0.25, 0.25).item() == 0.75
+    assert statistics.recall(score, m, 1.0, 0.25).item() == 1.0
+    assert statistics.recall(m, m, 0.25, 0.25).item() == 1.0
+    both = statistics.overlap(torch.cat([m, -m, score]), 0.25)
+    assert both.tolist() == [[1, 0, 0.75], [0, 1, 0], [0.75, 0, 1]]
+    assert statistics.top_share(m, 0.25).item() == pytest.approx((15 + 14 + 13 + 12) / 120)
+
+
+@given(
+    width=st.integers(8, 130), height=st.integers(8, 130), every=st.sampled_from([8, 16, 32]),
+    prefix=st.sampled_from([0, 1, 5]),
+)  # fmt: skip
+def test_lattice_sample_is_even_over_the_image(width, height, every, prefix):
+    chosen = statistics.lattice_sample(width * height + prefix, prefix, every) - prefix
+    count = len(chosen)
+    assert count == width * height // every
+    assert chosen.unique().numel() == count
+    assert chosen.min() >= 0
+    assert chosen.max() < width * height
+    # Half a picture gets its share up to 2 / sqrt(n), four standard deviations of a random sample; a
+    # stride that divides the width would be off by a half.
+    left = ((chosen % width) < width // 2).sum().item() / count
+    top = ((chosen // width) < height // 2).sum().item() / count
+    slack = 2 / math.sqrt(count)
+    assert abs(left - (width // 2) / width) <= slack
+    assert abs(top - (height // 2) / height) <= slack
+
+
+def test_fidelity():
+    dense = torch.randn(2, 5, 4)
+    changed = dense.clone()
+    changed[1] *= 1.5
+    assert fidelity.relative_error(changed, dense).tolist() == pytest.approx([0, 0.5])
+    assert fidelity.cosine(changed, dense).tolist() == pytest.approx([1, 1])
+    assert fidelity.cosine(-dense, dense).tolist() == pytest.approx([-1, -1])
