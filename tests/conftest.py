@@ -1,4 +1,4 @@
-"""Shared by all tests: small models with random weights, one for each layout the families must handle."""
+"""Shared by all tests: small random models, one for each layout the families must handle."""
 
 import os
 

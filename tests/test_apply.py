@@ -67,9 +67,7 @@ def reference(model, plan, images):
         return hook
 
     blocks = family.blocks(model)
-    handles = [
-        blocks[n].register_forward_hook(sparse(n), with_kwargs=True) for n in config.layers
-    ]
+    handles = [blocks[n].register_forward_hook(sparse(n), with_kwargs=True) for n in config.layers]
     with torch.no_grad():
         features = family.features(model, images)
     for handle in handles:
@@ -192,7 +190,9 @@ def test_restore_brings_everything_back(model, scorer):
     assert returned is model
     assert list(model.state_dict()) == keys
     assert torch.equal(model.state_dict()[key], values[key] + 1)
-    assert [n for n, _ in model.named_parameters()] == [k for k in keys if k in dict(model.named_parameters())]
+    assert [n for n, _ in model.named_parameters()] == [
+        k for k in keys if k in dict(model.named_parameters())
+    ]
     sparse = features(model, images)
     assert len(seen) == 1  # a hook set before goes on working
     assert (sparse - dense).abs().max() > 1e-4
@@ -258,9 +258,13 @@ def test_below_the_crossover_a_layer_runs_dense():
     model = make_model("augreg")
     images = make_images(model)
     dense, n = features(model, images), 9 * 7 + 1
-    assert torch.equal(features(sparsight.apply(model, make_plan(model, min_tokens=n + 1)), images), dense)
+    assert torch.equal(
+        features(sparsight.apply(model, make_plan(model, min_tokens=n + 1)), images), dense
+    )
     sparsight.restore(model)
-    assert not torch.equal(features(sparsight.apply(model, make_plan(model, min_tokens=n)), images), dense)
+    assert not torch.equal(
+        features(sparsight.apply(model, make_plan(model, min_tokens=n)), images), dense
+    )
 
 
 def test_a_mask_makes_layers_run_dense():

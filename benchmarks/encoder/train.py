@@ -36,10 +36,10 @@ class Phase:
 
 PHASES = (
     Phase(1600, 64, 1, 128, 1e-3),
-    Phase(1500, 16, 4, 128, 1e-3),
+    Phase(900, 16, 4, 128, 1e-3),
     Phase(400, 4, 4, 256, 5e-4),
-    Phase(250, 4, 1, 512, 3e-4),
-    Phase(100, 2, 1, 1024, 1.5e-4),
+    Phase(220, 4, 1, 512, 3e-4),
+    Phase(90, 2, 1, 1024, 1.5e-4),
 )
 WARMUP_STEPS = 300
 BACKGROUND_WEIGHT = 0.5
@@ -160,7 +160,10 @@ def train(folder: Path, minutes: float) -> bool:
                 now = time.monotonic()
                 position = {"phase": index, "step": step + 1, "seconds": before + now - began}
                 if step % 50 == 0:
-                    print(f"phase {index} step {step} loss {loss.item():.4f} {position['seconds']:.0f} s", flush=True)
+                    print(
+                        f"phase {index} step {step} loss {loss.item():.4f} {now - began:.0f} s",
+                        flush=True,
+                    )
                 if now - saved > CHECKPOINT_EVERY_S or step + 1 == phase.steps:
                     save(folder, model, optimizer, position)
                     saved = now

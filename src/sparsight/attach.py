@@ -5,7 +5,7 @@ Everything is checked before anything is changed, so a failure leaves the model 
 
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,6 @@ from sparsight.errors import PlanError
 from sparsight.families import Family, family_of
 from sparsight.methods import Config, method_of
 from sparsight.plan import ModelIdentity, Plan
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 STATE = "_sparsight"  # where a changed model keeps what `restore` needs
 SAMPLES = 8  # weights of each block that identify it
@@ -44,11 +41,6 @@ def family_in(model: nn.Module) -> Family:
     return state.family if state else family_of(model)
 
 
-def blocks_of(model: nn.Module) -> nn.ModuleList:
-    """The container of the blocks, indexed by layer."""
-    return family_in(model).blocks(model)
-
-
 def apply(model: nn.Module, what: "Config | Plan | str | PathLike[str]") -> nn.Module:
     """Make `model` sparse, in place, and return it.
 
@@ -60,15 +52,14 @@ def apply(model: nn.Module, what: "Config | Plan | str | PathLike[str]") -> nn.M
     plan = _as_plan(what)
     family = family_of(model)
     plan = resolve(plan, model, family)
+    layers = plan.method.named_layers
     method, container = method_of(plan.method), family.blocks(model)
     prefix, device = family.prefix_tokens(model), next(model.parameters()).device
     dtype = next(container[0].parameters()).dtype
-    extra = {
-        k: v.to(device, dtype) for k, v in plan.weights.items() if not k.startswith("model.")
-    }
+    extra = {k: v.to(device, dtype) for k, v in plan.weights.items() if not k.startswith("model.")}
     wrapped = {
         layer: method.wrap(container[layer], family, prefix, plan.method, layer, extra)
-        for layer in plan.method.layers
+        for layer in layers
     }
 
     state = Applied(plan, family)
@@ -151,7 +142,7 @@ def identity(model: nn.Module, family: Family) -> ModelIdentity:
         dim=family.dim(model),
         heads=family.heads(blocks[0]),
         prefix_tokens=family.prefix_tokens(model),
-        patch_px=tuple(family.patch_px(model)),
+        patch_px=family.patch_px(model),
         weight_samples=tuple(_weight_sample(block) for block in blocks),
     )
 
@@ -173,9 +164,7 @@ def _check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
                 f"the plan was made for another model: {name.replace('_', ' ')} "
                 f"{getattr(planned, name)!r} there, {getattr(actual, name)!r} here"
             )
-    for layer, (one, two) in enumerate(
-        zip(planned.weight_samples, actual.weight_samples, strict=True)
-    ):
+    for layer, (one, two) in enumerate(zip(planned.weight_samples, actual.weight_samples, strict=True)):
         scale = max(map(abs, one), default=0.0)
         if len(one) != len(two) or any(
             not abs(a - b) <= SAMPLE_TOLERANCE * scale for a, b in zip(one, two, strict=True)
@@ -186,10 +175,10 @@ def _check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
             )
 
 
-def _as_plan(what: "Config | Plan | str | Path | PathLike[str]") -> Plan:
+def _as_plan(what: "Config | Plan | str | PathLike[str]") -> Plan:
     if isinstance(what, Plan):
         return what
-    if isinstance(what, str | PathLike):
+    if isinstance(what, str | Path | PathLike):
         from sparsight.run import load
 
         return load(what)

@@ -60,9 +60,7 @@ ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]
 PretrainedOption = Annotated[bool, typer.Option(help="fetch timm's weights from the hub")]
-CheckpointOption = Annotated[
-    Path | None, typer.Option(help="local .safetensors weights for timm:NAME")
-]
+CheckpointOption = Annotated[Path | None, typer.Option(help="local .safetensors weights for timm:NAME")]
 MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
 
 
@@ -73,7 +71,9 @@ def demo(
     json: JsonOption = None,
     scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 24,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 5,
-    full: Annotated[bool, typer.Option(help="distil here instead of using the package's result")] = False,
+    full: Annotated[
+        bool, typer.Option(help="distil here instead of using the package's result")
+    ] = False,
 ) -> None:
     """Run the whole pipeline on the embedded encoder, on scenes it has never seen."""
     from sparsight.demo.run import run_demo
@@ -121,7 +121,9 @@ def optimize(
     select_by: Annotated[SelectBy, typer.Option(help="how --layers auto chooses")] = SelectBy.damage,
     max_error: Annotated[
         float | None,
-        typer.Option(min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.3]"),
+        typer.Option(
+            min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.3]"
+        ),
     ] = None,
     reuse: Annotated[bool, typer.Option(help="let consecutive layers share a pattern")] = True,
     distill: Annotated[bool, typer.Option(help="adapt the weights too (the whole of SVE)")] = False,
@@ -148,9 +150,7 @@ def optimize(
     loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
     if loaded.random_weights:
         _say("these are random weights: speed means something, quality does not")
-    settings = _checked(
-        sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value
-    )
+    settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
     distillation = None
     if distill:
         distillation = _checked(
@@ -175,7 +175,9 @@ def measure(
     resolution: Annotated[
         list[str] | None, typer.Option(help="picture size; repeat for several  [default: the run's]")
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="repeat for several  [default: 1]")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="repeat for several  [default: 1]")
+    ] = None,
     json: JsonOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 7,
     max_images: MaxImagesOption = 16,
@@ -184,7 +186,7 @@ def measure(
 ) -> None:
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
-    from sparsight.images import ImageFolder
+    from sparsight.images import ImageFolder, Images
     from sparsight.models import load_model
     from sparsight.run import load
     from sparsight.stages import measure as stage
@@ -194,14 +196,14 @@ def measure(
         raise SparsightError(f"{run} does not say which model it was made for: use Python's measure()")
     sizes = [_resolution(text) for text in resolution or [stage.name(plan.resolution)]]
     loaded = load_model(plan.source, plan.resolution, pretrained, checkpoint)
-    folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std) if images else None
-    if folder is None and plan.source == "demo":
+    folder: Images | None = None
+    if images:
+        folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std)
+    elif plan.source == "demo":
         from sparsight.demo.run import measuring_pictures
 
         folder = measuring_pictures(plan.resolution)
-    result = stage.measure(
-        loaded.model, plan, folder, sizes, batch or [1], repeats, max_images
-    )
+    result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images)
     _write(result, run / "measure.json", json)
     tables.show_measurement(result)
     _report_skipped(result.get("fidelity", {}).get("skipped", ()))

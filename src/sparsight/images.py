@@ -43,9 +43,7 @@ class ImageFolder:
             p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
         )
         if not self.paths:
-            raise ImagesError(
-                f"{self.folder} holds no image (looked for {', '.join(sorted(SUFFIXES))})"
-            )
+            raise ImagesError(f"{self.folder} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -126,7 +124,9 @@ def check_resolution(resolution: tuple[int, int], patch_px: tuple[int, int]) -> 
     """Refuse a resolution that the patch size does not divide, naming the nearest that it does."""
     if all(side % patch == 0 for side, patch in zip(resolution, patch_px, strict=True)):
         return
-    nearest = [max(1, round(side / patch)) * patch for side, patch in zip(resolution, patch_px, strict=True)]
+    nearest = [
+        max(1, round(side / patch)) * patch for side, patch in zip(resolution, patch_px, strict=True)
+    ]
     raise ImagesError(
         f"resolution {resolution[0]}x{resolution[1]} is not a multiple of the model's patch size "
         f"{patch_px[0]}x{patch_px[1]}; the nearest that is: {nearest[0]}x{nearest[1]}"

@@ -49,7 +49,10 @@ def load_model(
     if folder.is_dir():
         for needed in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / needed).is_file():
-                raise SparsightError(f"{folder} has no {needed}: it is not a folder of timm's save_for_hf")
+                raise SparsightError(
+                    f"{folder} has no {needed}: write it with timm's save_for_hf(..., "
+                    "safe_serialization=True)"
+                )
         return _loaded(_create(f"local-dir:{folder}", resolution, True, None), source, False)
     raise SparsightError(
         f"MODEL {source!r} is neither 'demo', nor 'timm:NAME', nor a folder with {CONFIG_FILE} and "
@@ -76,12 +79,11 @@ def _create(
 
     timm = import_timm()
     path = str(checkpoint) if checkpoint else ""
+    size = {"img_size": resolution, "dynamic_img_size": True}
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(
-                name, pretrained=pretrained, checkpoint_path=path, img_size=resolution, dynamic_img_size=True
-            )  # fmt: skip
+            return timm.create_model(name, pretrained=pretrained, checkpoint_path=path, **size)
     except TypeError:
         raise UnsupportedModelError(
             f"{name} takes no image size, so it is no plain vision transformer; see the README for "

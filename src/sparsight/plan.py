@@ -86,9 +86,7 @@ class Plan(Data):
             for k, v in kept.items()
         }
         plan = type(self).model_validate(
-            {name: getattr(self, name) for name in type(self).model_fields}
-            | changes
-            | {"tensors": info}
+            {name: getattr(self, name) for name in type(self).model_fields} | changes | {"tensors": info}
         )
         plan._weights.update(kept)
         return plan

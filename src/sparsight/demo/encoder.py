@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sparsight.demo.scenes import KINDS
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 DIM, DEPTH, HEADS, PATCH_PX = 128, 12, 4, 16
 IMAGE_SIZE = (1024, 1024)
@@ -20,7 +20,7 @@ CLASSES = len(KINDS) + 1
 MEAN, STD = (0.45, 0.45, 0.45), (0.25, 0.25, 0.25)
 
 
-def build(seed: int = 0) -> "nn.Module":
+def build(seed: int = 0) -> Any:
     """An untrained `VisionTransformer` with its segmentation head as `segmentation`.
 
     The classification head is timm's own: one logit for each kind of object, "is there one".
@@ -34,7 +34,7 @@ def build(seed: int = 0) -> "nn.Module":
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = VisionTransformer(
+        model: Any = VisionTransformer(
             img_size=IMAGE_SIZE, patch_size=PATCH_PX, embed_dim=DIM, depth=DEPTH, num_heads=HEADS,
             num_classes=len(KINDS), dynamic_img_size=True, init_values=None,
         )  # fmt: skip
@@ -43,7 +43,7 @@ def build(seed: int = 0) -> "nn.Module":
     return model
 
 
-def label_map(model: "nn.Module", features: "Tensor", size: tuple[int, int]) -> "Tensor":
+def label_map(model: Any, features: "Tensor", size: tuple[int, int]) -> "Tensor":
     """Class logits per cell, (batch, CLASSES, height / 2, width / 2), from (batch, N, DIM) features."""
     grid = (size[0] // PATCH_PX, size[1] // PATCH_PX)
     logits = model.segmentation(features[:, model.num_prefix_tokens :])
@@ -51,7 +51,7 @@ def label_map(model: "nn.Module", features: "Tensor", size: tuple[int, int]) -> 
     return logits.permute(0, 3, 1, 4, 2, 5).reshape(-1, CLASSES, grid[0] * CELLS, grid[1] * CELLS)
 
 
-def load() -> "nn.Module":
+def load() -> Any:
     """The trained encoder in evaluation mode, in float32 (its weights are kept in float16)."""
     from safetensors.torch import load_file
 

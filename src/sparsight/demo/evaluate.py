@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from sparsight.demo import encoder
 from sparsight.demo.scenes import Scene, SceneSet
@@ -16,7 +16,7 @@ from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 
 if TYPE_CHECKING:
-    from torchmetrics.classification import MulticlassJaccardIndex
+    pass
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Score:
         self.errors: list[float] = []
         self.cosines: list[float] = []
 
-    def add(self, model: nn.Module, features: Tensor, dense: Tensor, scene: Scene) -> None:
+    def add(self, model: Any, features: Tensor, dense: Tensor, scene: Scene) -> None:
         """Take in one scene."""
         size = scene.labels.shape
         cells = encoder.label_map(model, features, size)
@@ -71,7 +71,7 @@ class Score:
         }
 
 
-def evaluate(models: Mapping[str, nn.Module], scenes: SceneSet) -> dict[str, dict[str, Any]]:
+def evaluate(models: Mapping[str, Any], scenes: SceneSet) -> dict[str, dict[str, Any]]:
     """Every model on every scene; the first model is the dense one the others are compared with."""
     scores = {name: Score() for name in models}
     for index in track(range(len(scenes)), "Evaluating", len(scenes)):

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import device, float32, nn
+from torch import device, float32
 
 from sparsight.attach import apply
 from sparsight.demo import encoder
@@ -92,14 +92,14 @@ def run_demo(
     }  # fmt: skip
 
 
-def build_arms(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+def build_arms(model: Any, plan: Plan) -> dict[str, Any]:
     """The rows of the table: dense, then SVE step by step, then what needs no training."""
     full = plan.method
     alone = full.model_copy(update={"groups": ()})
     untrained = plan.model_copy(deep=True)
     untrained.weights.clear()
 
-    def made(base: Plan, method: SVE) -> nn.Module:
+    def made(base: Plan, method: SVE) -> Any:
         return apply(copy.deepcopy(model), base.with_(method=method))
 
     def scored(method: SVE, scorer: str) -> SVE:

@@ -101,9 +101,7 @@ def _clutter(rng: np.random.Generator, image: NDArray[np.float32]) -> None:
         image[window] = image[window] * (1 - mask) + colour * mask
 
 
-def _object(
-    rng: np.random.Generator, image: NDArray[np.float32], labels: NDArray[np.uint8]
-) -> None:
+def _object(rng: np.random.Generator, image: NDArray[np.float32], labels: NDArray[np.uint8]) -> None:
     """Paint one object wholly inside the picture, over whatever is there."""
     kind = int(rng.integers(len(KINDS)))
     radius = rng.uniform(*RADIUS_PX)
@@ -132,7 +130,7 @@ def _window(
     low = np.maximum(np.floor(centre - reach), 0).astype(int)
     high = np.minimum(np.ceil(centre + reach) + 1, size).astype(int)
     y, x = np.ogrid[low[0] : high[0], low[1] : high[1]]
-    y, x = np.float32(y - centre[0]), np.float32(x - centre[1])
+    y, x = (y - centre[0]).astype(np.float32), (x - centre[1]).astype(np.float32)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     return y * cos - x * sin, y * sin + x * cos, (slice(low[0], high[0]), slice(low[1], high[1]))
 
@@ -176,4 +174,5 @@ def _shape(kind: str, y: NDArray, x: NDArray) -> tuple[NDArray, NDArray]:
 def _rgb(hue: float, saturation: float, value: float) -> NDArray[np.float32]:
     """One colour, 0 to 255, from hue (in turns), saturation and value (0 to 1)."""
     ramp = np.abs(np.mod(hue + np.array([0, 2 / 3, 1 / 3]), 1) * 6 - 3) - 1
-    return np.float32(255 * value * (1 - saturation + saturation * np.clip(ramp, 0, 1)))
+    colour = 255 * value * (1 - saturation + saturation * np.clip(ramp, 0, 1))
+    return colour.astype(np.float32)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+Host = Any  # a model or block of another library: its attributes are known to its family file alone
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -16,13 +18,13 @@ class Parts:
     block together again; a test demands that this equals the block's own forward for every family.
     """
 
-    norm: Callable[["nn.Module", "Tensor"], "Tensor"]  # x -> h, what the attention reads
+    norm: Callable[[Host, "Tensor"], "Tensor"]  # x -> h, what the attention reads
     qkv: Callable[..., tuple["Tensor", "Tensor", "Tensor"]]  # h, per-token tables -> q, k, v
-    merge: Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]  # out, h -> y
-    residual: Callable[["nn.Module", "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
-    mlp: Callable[["nn.Module", "Tensor"], "Tensor"]  # x -> x, the second half with its residual
+    merge: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # out, h -> y
+    residual: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
+    mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
 
-    def reassemble(self, block: "nn.Module", x: "Tensor", **tables: "Tensor") -> "Tensor":
+    def reassemble(self, block: Host, x: "Tensor", **tables: "Tensor") -> "Tensor":
         """The block's own forward, from the parts, with dense attention."""
         from torch.nn.functional import scaled_dot_product_attention
 
@@ -39,14 +41,14 @@ class Family:
     library: str
     verified_with: str
     examples: str
-    requirements: Sequence[tuple[str, Callable[["nn.Module"], bool]]]  # what must hold, in order
-    blocks: Callable[["nn.Module"], "nn.Module"]  # the container that is indexed by layer
-    dim: Callable[["nn.Module"], int]
-    prefix_tokens: Callable[["nn.Module"], int]
-    patch_px: Callable[["nn.Module"], tuple[int, int]]
-    heads: Callable[["nn.Module"], int]  # of a block
+    requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what must hold, in order
+    blocks: Callable[[Host], "nn.Sequential"]  # the container that is indexed by layer
+    dim: Callable[[Host], int]
+    prefix_tokens: Callable[[Host], int]
+    patch_px: Callable[[Host], tuple[int, int]]
+    heads: Callable[[Host], int]  # of a block
     parts: Parts
-    features: Callable[["nn.Module", "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
+    features: Callable[[Host, "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
     per_token: tuple[str, ...] = ()  # arguments of a block with one row per patch token
 
     def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
@@ -55,7 +57,7 @@ class Family:
 
         return family_named, (self.name,)
 
-    def first_mismatch(self, model: "nn.Module") -> tuple[int, str | None]:
+    def first_mismatch(self, model: Host) -> tuple[int, str | None]:
         """How many requirements hold before one fails, and the text of that one (None: all hold)."""
         for number, (text, holds) in enumerate(self.requirements):
             try:

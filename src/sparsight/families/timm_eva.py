@@ -72,16 +72,14 @@ FAMILY = Family(
     blocks=lambda m: m.blocks,
     dim=lambda m: m.embed_dim,
     prefix_tokens=lambda m: m.num_prefix_tokens,
-    patch_px=lambda m: m.patch_embed.patch_size,
+    patch_px=lambda m: tuple(m.patch_embed.patch_size),
     heads=lambda block: block.attn.num_heads,
     parts=Parts(
         norm=lambda block, x: block.norm1(x),
         qkv=_qkv,
         merge=merge,
         residual=lambda block, x, y: x + block.drop_path1(_scaled(block.gamma_1, y)),
-        mlp=lambda block, x: (
-            x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x))))
-        ),
+        mlp=lambda block, x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
     ),
     features=lambda m, images: m.forward_features(images),
     per_token=("rope",),

@@ -14,9 +14,7 @@ from torch import Tensor
 CHUNK_CPU, CHUNK_GPU = 64, 1024
 
 
-def average_attention(
-    q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]
-) -> Float[Tensor, "b n"]:
+def average_attention(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
     """m: the mean over queries and heads of softmax(q k^T / sqrt(d)), exact, streamed over queries.
 
     Pass a sample of the queries for an estimate.  Peak memory is one chunk: b x h x 64 x n floats.
@@ -48,7 +46,7 @@ def top_share(m: Float[Tensor, "b n"], fraction: float) -> Float[Tensor, " b"]:
 def recall(
     score: Float[Tensor, "b n"], m: Float[Tensor, "b n"], kept: float, true: float
 ) -> Float[Tensor, " b"]:
-    """The share of the true top `true` fraction of m that is among the top `kept` fraction of `score`."""
+    """The share of m's top `true` fraction that is in the top `kept` fraction of `score`."""
     count = max(1, round(true * m.shape[1]))
     wanted = top_set(m, count)
     found = top_set(score, max(1, round(kept * m.shape[1])))

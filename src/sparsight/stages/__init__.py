@@ -1,1 +1,1 @@
-"""The stages of the pipeline: calibrate, select, distil, predict, reuse, measure; `optimize` runs them."""
+"""The stages: calibrate, select, distil, predict, measure; `optimize` runs all but the last."""

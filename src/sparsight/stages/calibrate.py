@@ -73,14 +73,15 @@ def analyze(
                 torch.stack([views[layer][prefix:] for layer in range(depth)]), TRUE_FRACTION
             )
             seen += 1
-            size, tokens = tuple(picture.shape[1:]), views[0].shape[0]
+            height, width = picture.shape[1:]
+            tokens = views[0].shape[0]
     return Analysis(
         layers=totals.layers(seen),
         overlap=tuple(map(tuple, (totals.overlap / seen).tolist())),
         images=seen,
         skipped=tuple(reader.skipped.values()),
         tokens=tokens,
-        resolution=size,
+        resolution=(height, width),
     )
 
 
@@ -98,8 +99,7 @@ class _Totals:
         self.indicator[view.layer] += statistics.sparsity_indicator(m).item()
         self.top_share[view.layer] += statistics.top_share(m, TRUE_FRACTION).item()
         scores = {
-            f"sampled 1/{every}": score.sampled(view.q, view.k, prefix, every)
-            for every in SAMPLE_EVERY
+            f"sampled 1/{every}": score.sampled(view.q, view.k, prefix, every) for every in SAMPLE_EVERY
         }
         if projector is not None:
             scores["linear"] = score.linear(view.h, projector)

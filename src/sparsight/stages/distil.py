@@ -25,6 +25,7 @@ from sparsight.attach import apply, family_in
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.files import write_atomically
 from sparsight.images import Images, Reader
+from sparsight.methods.sve.block import SparseBlock
 from sparsight.plan import Data, Plan
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.progress import track
@@ -52,16 +53,18 @@ class Distillation(Data):
 class LayerwiseLoss(nn.Module):
     """The student with its loss as forward pass, so that gradients are shared between processes."""
 
+    student: nn.Module
+
     def __init__(self, student: nn.Module, teacher: nn.Module, layers: tuple[int, ...]) -> None:
         super().__init__()
         self.student, self.layers = student, layers
-        self.__dict__["teacher"] = teacher  # not a child: neither trained nor wrapped
+        self.teachers = (teacher,)  # not a child: neither trained nor wrapped
 
     def forward(self, images: Tensor) -> Tensor:
         """Eq. 14 of one batch, each term relative to the teacher's square."""
         family = family_in(self.student)
-        with torch.no_grad(), outputs_of(self.teacher, self.layers) as wanted:
-            family.features(self.teacher, images)
+        with torch.no_grad(), outputs_of(self.teachers[0], self.layers) as wanted:
+            family.features(self.teachers[0], images)
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
         terms = [
@@ -93,7 +96,7 @@ def distil(
     )
     teacher = model.to(accelerator.device).eval()
     student = apply(copy.deepcopy(teacher), plan)
-    layers = plan.method.layers
+    layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
     rate = settings.learning_rate or 0.04 / family_in(student).dim(student)
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
@@ -143,11 +146,11 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[str, Tensor]:
+def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[str, nn.Parameter]:
     """The parameters that learn, by state-dict key; all others are frozen."""
     blocks = family_in(student).blocks(student)
     chosen = {id(p) for layer in layers for p in blocks[layer].parameters()}
-    trained = {}
+    trained: dict[str, nn.Parameter] = {}
     for name, parameter in student.named_parameters():
         parameter.requires_grad_(train == "all" or id(parameter) in chosen)
         if parameter.requires_grad:
@@ -156,14 +159,12 @@ def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[
 
 
 def _set_scorer(student: nn.Module, scorer: Scorer) -> None:
-    for layer in family_in(student).blocks(student):
-        if hasattr(layer, "projector"):
-            layer.config = layer.config.model_copy(update={"scorer": scorer})
+    for block in family_in(student).blocks(student):
+        if isinstance(block, SparseBlock):
+            block.config = block.config.model_copy(update={"scorer": scorer})
 
 
-def _batch(
-    reader: Reader, order: "_Order", step: int, size: int, accelerator: "Accelerator"
-) -> Tensor:
+def _batch(reader: Reader, order: "_Order", step: int, size: int, accelerator: "Accelerator") -> Tensor:
     """This process's pictures of one step: a function of the step alone, so that resuming is exact."""
     first = (step * accelerator.num_processes + accelerator.process_index) * size
     pictures = [reader.read(order[first + i]) for i in range(size)]
@@ -188,7 +189,7 @@ class _Checkpoint:
     """Weights, optimizer moments and losses so far, as safetensors, replaced as a whole."""
 
     def __init__(
-        self, folder: Path | None, plan: Plan, settings: Distillation, trained: dict[str, Tensor],
+        self, folder: Path | None, plan: Plan, settings: Distillation, trained: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
     ) -> None:  # fmt: skip
         self.path = folder / CHECKPOINT_FILE if folder else None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsight.attach import apply, applied, family_in
+from sparsight.attach import applied, apply, family_in
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.images import Images, Reader, check_resolution
 from sparsight.ops import fidelity
@@ -71,11 +71,9 @@ def _cases(
     """One resolution and batch size, every arm."""
     picture = torch.randn(batch, 3, *resolution, device=like.device, dtype=like.dtype)
     family = family_in(arms["dense"])
-    calls = {
-        name: lambda model=model: family.features(model, picture) for name, model in arms.items()
-    }
+    calls = {name: lambda model=model: family.features(model, picture) for name, model in arms.items()}
     times = timing.interleave(calls, repeats, like.device, f"Measuring {name(resolution)}")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for arm, call in calls.items():
         row = timing.summary(times[arm])
         rows.append(
@@ -98,7 +96,8 @@ def compare_features(
     """Relative error and cosine of the final features: the mean, and the worst image by its place."""
     family, reader = family_in(dense), Reader(images)
     like = next(dense.parameters())
-    errors, cosines = [], []
+    errors: list[float] = []
+    cosines: list[float] = []
     with evaluating(dense), evaluating(sparse):
         for picture in track(
             reader.spread(max_images), "Comparing features", min(max_images, len(images))
@@ -133,7 +132,7 @@ def name(resolution: tuple[int, ...]) -> str:
 def fused(*models: nn.Module) -> Iterator[None]:
     """While in here, attention modules that offer it use the fused kernel: a fair dense baseline."""
     modules = {module for model in models for module in model.modules()}
-    slow = [module for module in modules if getattr(module, "fused_attn", True) is False]
+    slow: list[Any] = [module for module in modules if getattr(module, "fused_attn", True) is False]
     try:
         for module in slow:
             module.fused_attn = True

@@ -29,9 +29,7 @@ class LayerView:
 
 
 @contextmanager
-def watch(
-    model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], Any]
-) -> Iterator[None]:
+def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], Any]) -> Iterator[None]:
     """While in here, every forward pass of `model` calls `see` for each of `layers`."""
     family = family_in(model)
     blocks = family.blocks(model)
@@ -40,9 +38,7 @@ def watch(
         def hook(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
                 h = family.parts.norm(block, args[0])
-                tables = {
-                    k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None
-                }
+                tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
                 q, k, _ = family.parts.qkv(block, h, **tables)
                 m = average_attention(q, k)
             if not torch.isfinite(m).all():
@@ -55,8 +51,7 @@ def watch(
         return hook
 
     handles = [
-        blocks[layer].register_forward_pre_hook(hook_for(layer), with_kwargs=True)
-        for layer in layers
+        blocks[layer].register_forward_pre_hook(hook_for(layer), with_kwargs=True) for layer in layers
     ]
     try:
         yield

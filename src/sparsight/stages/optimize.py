@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sparsight.attach import apply, applied, family_in, identity, resolve, restore
+from sparsight.attach import applied, apply, family_in, identity, resolve, restore
 from sparsight.errors import PlanError, SparsightError
 from sparsight.files import check_writable, write_json
 from sparsight.images import ImageFolder, Images
@@ -68,7 +68,7 @@ def optimize(
         write_json(folder / "analysis.json", found.model_dump(mode="json"))
     damages, reasons = None, []
     if checked is not None:
-        layers = checked.method.layers
+        layers = checked.method.named_layers
         reasons.append(f"layers {list(layers)}: named by the user")
     else:
         limit = max_error or (MAX_ERROR_DISTILLED if distillation else MAX_ERROR)
@@ -99,9 +99,7 @@ def optimize(
             restore(model)
     plan = _with_groups(plan, found, reuse_overlap, reasons)
     plan = _with_crossover(plan, model, reasons)
-    plan = plan.with_(
-        layers=_layer_reasons(plan.method, found, damages), reasons=tuple(reasons)
-    )
+    plan = plan.with_(layers=_layer_reasons(plan.method, found, damages), reasons=tuple(reasons))
     if folder:
         save(plan, folder)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -162,13 +160,11 @@ def _select(
     return layers, damages, why
 
 
-def _with_groups(
-    plan: Plan, found: Analysis, least: float | None, reasons: list[str]
-) -> Plan:
+def _with_groups(plan: Plan, found: Analysis, least: float | None, reasons: list[str]) -> Plan:
     """Add reuse groups from the measured overlap."""
     if least is None:
         return plan
-    groups = select.choose_groups(plan.method.layers, found.overlap, least)
+    groups = select.choose_groups(plan.method.named_layers, found.overlap, least)
     reasons.append(
         f"groups {[list(g) for g in groups]}: consecutive layers whose top sets have at least {least} "
         "in common with that of the group's first layer"
@@ -189,15 +185,13 @@ def _with_crossover(plan: Plan, model: nn.Module, reasons: list[str]) -> Plan:
     return plan.with_(method=plan.method.model_copy(update={"min_tokens": tokens}), recipe=recipe)
 
 
-def _layer_reasons(
-    config: SVE, found: Analysis, damages: list[float] | None
-) -> tuple[LayerReason, ...]:
+def _layer_reasons(config: SVE, found: Analysis, damages: list[float] | None) -> tuple[LayerReason, ...]:
     """What is known of each layer and what became of it."""
     followers = config.followers()
     rows = []
     for layer in found.layers:
         n = layer.layer
-        sparse = n in config.layers
+        sparse = n in config.named_layers
         role = f"reuses layer {followers[n]}" if n in followers else "predicts" if sparse else "dense"
         rows.append(
             LayerReason(

@@ -66,9 +66,11 @@ def fit_one(pairs: Sequence[tuple[Tensor, Tensor]], prefix: int) -> Tensor:
 
     def loss() -> Tensor:
         solver.zero_grad()
-        value = sum(
-            -(t * torch.log_softmax(h @ w, 0)).sum() for h, t in zip(hs, targets, strict=True)
-        ) / len(hs) + RIDGE * w.square().sum()
+        value = (
+            sum(-(t * torch.log_softmax(h @ w, 0)).sum() for h, t in zip(hs, targets, strict=True))
+            / len(hs)
+            + RIDGE * w.square().sum()
+        )
         value.backward()
         return value
 

@@ -63,33 +63,13 @@ class SparseBlock(nn.Module):
         if n < self.config.min_tokens or global_queries == n or kept_keys == n or masked:
             return self.original.forward(x, **host)
 
-        parts = self.family.parts
         tables = {k: host[k] for k in self.family.per_token if host.get(k) is not None}
-        carry = getattr(x, CARRY, None) if self.reuses else None
+        carry: Carry | None = getattr(x, CARRY, None) if self.reuses else None
         if carry is None:
-            h = parts.norm(self, x)
-            if self.config.scorer == "linear":
-                order = rank(score.linear(h, self.projector), self.prefix)
-                tokens, h, q, k, v = take(x, order), take(h, order), None, None, None
-            else:
-                q, k, v = parts.qkv(self, h, **tables)
-                order = rank(self.score(q, k), self.prefix)
-                tokens, h = take(x, order), take(h, order)
-                q, k, v = take_heads(q, order), take_heads(k, order), take_heads(v, order)
-            carry = Carry(order, inverse(order), None)
+            carry, (tokens, h, q, k, v) = self._enter(x, tables)
         else:
-            tokens = carry.tokens
-            if tokens is None or self._forward_pre_hooks:
-                tokens = take(x, carry.order)
-            carry.tokens = None
-            h, q = parts.norm(self, tokens), None
-        if q is None:
-            sorted_tables = {
-                name: take_positions(table, carry.order, self.prefix)
-                for name, table in tables.items()
-            }
-            q, k, v = parts.qkv(self, h, **sorted_tables)
-
+            tokens, h, q, k, v = self._go_on(x, carry, tables)
+        parts = self.family.parts
         out = sparse_attention(q, k, v, global_queries, kept_keys)
         tokens = parts.residual(self, tokens, parts.merge(self, out, h))
         tokens = parts.mlp(self, tokens)
@@ -99,6 +79,34 @@ class SparseBlock(nn.Module):
             kept = None if self._forward_hooks or restored.requires_grad else tokens
             setattr(restored, CARRY, Carry(carry.order, carry.undo, kept))
         return restored
+
+    def _enter(self, x: Tensor, tables: dict[str, Tensor]) -> tuple[Carry, tuple[Tensor, ...]]:
+        """Rank the tokens and bring all that belongs to them into that order."""
+        parts = self.family.parts
+        h = parts.norm(self, x)
+        if self.config.scorer == "linear":
+            assert self.projector is not None  # checked before the plan was applied
+            order = rank(score.linear(h, self.projector), self.prefix)
+            h = take(h, order)
+            qkv = parts.qkv(self, h, **self._sorted(tables, order))
+        else:
+            q, k, v = parts.qkv(self, h, **tables)
+            order = rank(self.score(q, k), self.prefix)
+            h = take(h, order)
+            qkv = (take_heads(q, order), take_heads(k, order), take_heads(v, order))
+        return Carry(order, inverse(order), None), (take(x, order), h, *qkv)
+
+    def _go_on(self, x: Tensor, carry: Carry, tables: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """Take over the order of the layer before, and its permuted tokens if they are still good."""
+        parts, tokens = self.family.parts, carry.tokens
+        if tokens is None or self._forward_pre_hooks:
+            tokens = take(x, carry.order)
+        carry.tokens = None
+        h = parts.norm(self, tokens)
+        return tokens, h, *parts.qkv(self, h, **self._sorted(tables, carry.order))
+
+    def _sorted(self, tables: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
+        return {name: take_positions(t, order, self.prefix) for name, t in tables.items()}
 
     def counts(self, tokens: int) -> tuple[int, int]:
         """nq and nk for this many tokens."""

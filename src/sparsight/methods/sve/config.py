@@ -54,8 +54,17 @@ class SVE(BaseModel):
             if list(group) != list(range(group[0], group[0] + len(group))) if group else True:
                 raise ValueError(f"a group is a run of consecutive layers, not {list(group)}")
         if not set(grouped) <= set(self.layers):
-            raise ValueError(f"groups name layers that are not sparse: {sorted(set(grouped) - set(self.layers))}")
+            raise ValueError(
+                f"groups name layers that are not sparse: {sorted(set(grouped) - set(self.layers))}"
+            )
         return self
+
+    @property
+    def named_layers(self) -> Layers:
+        """`layers` as numbers; only after "all" or "auto" have been resolved."""
+        if isinstance(self.layers, str):
+            raise ValueError(f"layers={self.layers!r} has not been resolved against a model")
+        return self.layers
 
     def followers(self) -> dict[int, int]:
         """For each layer that reuses a pattern, the layer that ranks for it."""
