@@ -78,6 +78,15 @@ class Plan(Data):
         """The changed weights ("model.<key>") and the method's own tensors; not part of the JSON."""
         return self._weights
 
+    def __eq__(self, other: object) -> bool:
+        """Equal in what they say and in every tensor."""
+        if not isinstance(other, Plan) or self.to_json() != other.to_json():
+            return False
+        mine, theirs = self._weights, other._weights
+        return mine.keys() == theirs.keys() and all(mine[k].equal(theirs[k]) for k in mine)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def with_(self, weights: dict[str, "Tensor"] | None = None, **changes: Any) -> Self:
         """A copy with other fields; tensors are carried over, and `weights` added to them."""
         kept = dict(self._weights) | (weights or {})

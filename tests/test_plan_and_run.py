@@ -1,0 +1,198 @@
+"""Plans and run folders: what is saved comes back; what is damaged or hostile is refused by name."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_images, make_model
+from safetensors.torch import save_file
+from test_apply import features, make_plan
+
+import sparsight
+from sparsight.attach import identity
+from sparsight.families import family_of
+from sparsight.methods import METHODS
+from sparsight.plan import Plan
+from sparsight.run import weights_file
+
+
+def full_plan(model):
+    """A plan with everything in it: identity, groups, projectors and a changed weight."""
+    plan = make_plan(model, "linear", ((0, 1),))
+    changed = {"model.blocks.1.mlp.fc1.bias": model.blocks[1].mlp.fc1.bias.detach() + 0.5}
+    return plan.with_(
+        weights=changed, model=identity(model, family_of(model)), source="timm:x",
+        resolution=(64, 96), reasons=("because",), recipe={"a": [1, 2]}, versions={"torch": "2"},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_every_methods_default_settings_survive_json(method):
+    plan = Plan(method=method.config(layers=(1, 2)))
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_saved_run_gives_the_same_model(tmp_path):
+    model = make_model("dinov2_reg")
+    images, plan = make_images(model), full_plan(model)
+    wanted = features(sparsight.apply(model, plan), images)
+    assert sparsight.save(model, tmp_path / "run") == tmp_path / "run"
+    sparsight.restore(model)
+
+    loaded = sparsight.load(tmp_path / "run")
+    assert loaded == plan
+    assert loaded.weights.keys() == plan.weights.keys()
+    for what in (loaded, tmp_path / "run", str(tmp_path / "run")):
+        assert torch.equal(features(sparsight.apply(model, what), images), wanted)
+        sparsight.restore(model)
+    # Only what changed is on disk: two vectors of 48 and one bias of 192, not 4 blocks.
+    assert sum(f.stat().st_size for f in (tmp_path / "run").iterdir()) < 20_000
+    assert not list(tmp_path.rglob("*.pt")) + list(tmp_path.rglob("*.bin"))
+
+
+def test_saving_again_replaces_the_weights(tmp_path):
+    model = make_model("augreg")
+    sparsight.save(full_plan(model), tmp_path)
+    other = full_plan(model).with_(reasons=("another",))
+    sparsight.save(other, tmp_path)
+    assert sparsight.load(tmp_path) == other
+    assert [p.name for p in tmp_path.glob("weights-*")] == [weights_file(other)]
+
+
+def test_a_failed_save_keeps_the_old_run(tmp_path, monkeypatch):
+    model = make_model("augreg")
+    plan = full_plan(model)
+    sparsight.save(plan, tmp_path)
+    before = sorted(p.name for p in tmp_path.iterdir())
+
+    def full_disk(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(sparsight.SparsightError, match="cannot write .*No space left"):
+        sparsight.save(plan.with_(reasons=("new",)), tmp_path)
+    monkeypatch.undo()
+    assert sorted(p.name for p in tmp_path.iterdir()) == before
+    assert sparsight.load(tmp_path) == plan
+
+
+def test_a_plan_for_another_model_is_refused_precisely():
+    plan = full_plan(make_model("augreg"))
+    cases = {
+        "family 'timm_vit' there, 'timm_eva' here": make_model("dinov3"),
+        "prefix tokens 1 there, 5 here": make_model("dinov2_reg", patch_size=16),
+        "depth 4 there, 3 here": make_model("augreg", depth=3),
+        "dim 48 there, 96 here": make_model("augreg", embed_dim=96),
+        "block 0 of this model differs": make_model("augreg", seed=9),
+    }
+    for reason, model in cases.items():
+        with pytest.raises(sparsight.PlanError, match=reason):
+            sparsight.apply(model, plan)
+    fine_tuned = make_model("augreg")
+    fine_tuned.blocks[2].mlp.fc1.weight.data += 0.1
+    with pytest.raises(sparsight.PlanError, match="block 2 of this model differs"):
+        sparsight.apply(fine_tuned, plan)
+    sparsight.apply(make_model("augreg").bfloat16(), plan)  # the same weights in another dtype fit
+
+
+def test_tensors_that_do_not_fit_are_refused_by_name():
+    model = make_model("augreg")
+    plan = full_plan(model)
+    for weights, reason in (
+        ({"model.blocks.9.norm1.bias": torch.zeros(48)}, "changes 'blocks.9.norm1.bias'"),
+        ({"model.norm.bias": torch.zeros(7)}, r"'norm.bias' has shape \(48,\) .* \(7,\)"),
+        ({"sve.projector.0": torch.zeros(5)}, r"shape \(5,\), not \(48,\)"),
+        ({"model.norm.bias": torch.full((48,), torch.nan)}, "not finite"),
+    ):
+        with pytest.raises(sparsight.PlanError, match=reason):
+            sparsight.apply(model, plan.with_(weights=weights))
+
+
+def edit(folder, change):
+    """Change the JSON of a saved plan."""
+    path = folder / "plan.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+DAMAGE = {
+    "no plan": (lambda f: (f / "plan.json").unlink(), "plan.json is missing"),
+    "not JSON": (lambda f: (f / "plan.json").write_text("{"), "is not JSON"),
+    "deep JSON": (lambda f: (f / "plan.json").write_text("[" * 100_000), "is not JSON"),
+    "a list": (lambda f: (f / "plan.json").write_text("[]"), "must be an object"),
+    "not text": (lambda f: (f / "plan.json").write_bytes(b"\xff\xfe\x00"), "cannot read"),
+    "no version": (lambda f: edit(f, lambda d: d.pop("version")), "keys type, version and data"),
+    "new version": (lambda f: edit(f, lambda d: d.update(version=2)), "reads version 1"),
+    "other type": (lambda f: edit(f, lambda d: d.update(type="x")), "has type 'x'"),
+    "odd type": (lambda f: edit(f, lambda d: d.update(type=["x"])), "has type"),
+    "unknown key": (lambda f: edit(f, lambda d: d["data"].update(evil=1)), "key 'evil'"),
+    "unknown method": (lambda f: edit(f, lambda d: d["data"]["method"].update(type="x")), "'x'"),
+    "wrong type": (
+        lambda f: edit(f, lambda d: d["data"]["method"]["data"].update(keep="lots")),
+        "key 'keep'",
+    ),
+    "out of range": (
+        lambda f: edit(f, lambda d: d["data"]["method"]["data"].update(keep=2)),
+        "key 'keep'",
+    ),
+    "missing key": (lambda f: edit(f, lambda d: d["data"].pop("method")), "key 'method'"),
+    "no weights": (lambda f: next(f.glob("weights-*")).unlink(), "safetensors is missing"),
+    "cut weights": (lambda f: cut(next(f.glob("weights-*"))), "is damaged"),
+    "huge shape": (lambda f: huge(next(f.glob("weights-*"))), "is damaged"),
+    "other tensor": (
+        lambda f: save_file({"x": torch.zeros(1)}, next(f.glob("weights-*"))),
+        "'model.blocks.1.mlp.fc1.bias' is missing from weights",
+    ),
+    "link out": (lambda f: link_out(f), "not a plain file inside"),
+}
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def huge(path):
+    header = json.dumps(
+        {"a": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 2**62]}}
+    ).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def link_out(folder):
+    weights = next(folder.glob("weights-*"))
+    elsewhere = folder.parent / "elsewhere.safetensors"
+    weights.rename(elsewhere)
+    weights.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE.values(), ids=DAMAGE)
+def test_damaged_and_hostile_runs_are_refused_in_one_sentence(tmp_path, damage, reason):
+    folder = tmp_path / "run"
+    sparsight.save(full_plan(make_model("augreg")), folder)
+    damage(folder)
+    with pytest.raises(sparsight.PlanError, match=reason) as caught:
+        sparsight.load(folder)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"layers": ()}, "layers is empty"),
+        ({"layers": (3, 1)}, "must rise"),
+        ({"layers": (-1,)}, "greater than or equal to 0"),
+        ({"layers": "most"}, "layers"),
+        ({"layers": (1, 2, 4), "groups": ((1, 2, 4),)}, "consecutive"),
+        ({"layers": (1, 2), "groups": ((2, 3),)}, r"not sparse: \[3\]"),
+        ({"layers": (1, 2), "groups": ((1, 2), (2,))}, "two groups"),
+        ({"layers": "all", "groups": ((1, 2),)}, "groups need layers"),
+        ({"keep": 0}, "greater than 0"),
+        ({"keep": 1.5}, "less than or equal to 1"),
+        ({"scorer": "guess"}, "scorer"),
+        ({"keeep": 0.5}, "keeep"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        sparsight.SVE(**settings)
