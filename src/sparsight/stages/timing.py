@@ -61,9 +61,14 @@ def summary(times: list[float]) -> dict[str, float]:
 
 def gflops(arm: Callable[[], Any]) -> float:
     """Floating-point operations of one call as PyTorch's own counter counts them, in 10^9."""
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    def attention(query, key, value, *_, out_shape=None, **__):
+        return sdpa_flop_count(query, key, value)
+
+    # The counter knows the GPU's attention kernels and, up to PyTorch 2.13, not the CPU's.
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention}
+    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=cpu) as counter:
         arm()
     return counter.get_total_flops() / 1e9
 

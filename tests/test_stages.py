@@ -1,0 +1,343 @@
+"""Calibration, selection, projectors, distillation, measuring: each against what it should find."""
+
+import copy
+
+import pytest
+import torch
+from conftest import make_images, make_model
+from test_apply import features, make_plan
+
+import sparsight
+from sparsight.attach import applied
+from sparsight.errors import NotFiniteError
+from sparsight.families import family_of
+from sparsight.methods import projector_name
+from sparsight.ops import statistics
+from sparsight.stages import distil as distilling
+from sparsight.stages import select, timing
+from sparsight.stages.calibrate import analyze
+from sparsight.stages.crossover import crossover
+from sparsight.stages.predict import fit_one, fit_projectors
+
+NAMES = ("augreg", "dinov2_reg", "siglip", "dinov3")
+
+
+def pictures_for(model, count=3):
+    return list(make_images(model, batch=count))
+
+
+def maps_of(model, picture):
+    """m of every layer from the full attention maps."""
+    maps = []
+
+    def see(block, args, kwargs):
+        family = family_of(model)
+        tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
+        q, k, _ = family.parts.qkv(block, family.parts.norm(block, args[0]), **tables)
+        maps.append((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1).mean((1, 2)))
+
+    handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in model.blocks]
+    features(model, picture[None])
+    for handle in handles:
+        handle.remove()
+    return [m[:, model.num_prefix_tokens :] for m in maps]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_analysis_equals_the_definitions(name):
+    model = make_model(name)
+    pictures = pictures_for(model)
+    found = analyze(model, pictures)
+    assert found.images == 3
+    assert found.resolution == tuple(pictures[0].shape[1:])
+    maps = [maps_of(model, picture) for picture in pictures]
+    for layer in range(4):
+        mine = [m[layer] for m in maps]
+        indicator = torch.cat([statistics.sparsity_indicator(m) for m in mine]).mean()
+        assert found.layers[layer].indicator == pytest.approx(indicator.item(), abs=1e-6)
+        share = torch.cat([statistics.top_share(m, 1 / 8) for m in mine]).mean()
+        assert found.layers[layer].top_share == pytest.approx(share.item(), abs=1e-5)
+        assert all(0 <= r <= 1 for c in found.layers[layer].recall.values() for r in c)
+        assert all(list(c) == sorted(c) for c in found.layers[layer].recall.values())
+    both = torch.stack([statistics.overlap(torch.cat(m), 1 / 8) for m in maps]).mean(0)
+    assert torch.allclose(torch.tensor(found.overlap), both, atol=1e-6)
+
+
+def test_analysis_leaves_no_trace_and_sees_through_a_plan():
+    model = make_model("dinov2_reg").train()
+    before = [len(m._forward_pre_hooks) for m in model.modules()]
+    pictures = pictures_for(model)
+    dense = analyze(model, pictures)
+    assert [len(m._forward_pre_hooks) for m in model.modules()] == before
+    assert model.training
+    sparsight.apply(model.eval(), make_plan(model, "exact", ((0, 1, 2),)))
+    sparse = analyze(model, pictures)
+    assert sparse.layers[0] == dense.layers[0]  # nothing before it has changed
+    assert sparse.layers[3] != dense.layers[3]
+
+
+def test_nan_in_the_features_is_told_with_its_layer():
+    model = make_model("augreg")
+    model.blocks[1].mlp.fc2.bias.data[3] = torch.nan
+    with pytest.raises(NotFiniteError, match="layer 2"):
+        analyze(model, pictures_for(model))
+
+
+def test_selection_by_indicator_and_groups():
+    model = make_model("augreg")
+    found = analyze(model, pictures_for(model))
+    rigged = found.model_copy(
+        update={
+            "layers": tuple(
+                layer.model_copy(update={"indicator": value})
+                for layer, value in zip(found.layers, (0.1, 0.9, 0.5, 0.6), strict=True)
+            )
+        }
+    )
+    assert select.by_indicator(rigged, 0.5) == (1, 3)
+    overlap = torch.eye(8)
+    for a, b, value in ((2, 3, 0.8), (2, 4, 0.7), (3, 4, 0.1), (2, 5, 0.2), (6, 7, 0.9)):
+        overlap[a, b] = overlap[b, a] = value
+    groups = select.choose_groups((2, 3, 4, 5, 6, 7), overlap.tolist(), 0.6)
+    assert groups == ((2, 3, 4), (6, 7))  # compared with the run's first layer, not the one before
+    assert select.choose_groups((2, 4, 6), torch.ones(8, 8).tolist(), 0.6) == ()
+
+
+def test_damage_ranks_layers_and_stays_within_the_limit():
+    model = make_model("augreg")
+    # A block that writes next to nothing cannot do damage, and one that writes much does most.
+    for number, factor in enumerate((1.0, 1e-3, 4.0, 1.0)):
+        model.blocks[number].attn.proj.weight.data *= factor
+        model.blocks[number].attn.proj.bias.data *= factor
+    pictures = pictures_for(model)
+    base = sparsight.SVE(keep=1 / 8, scorer="exact", min_tokens=0)
+    trials = [base.model_copy(update={"layers": (n,)}) for n in range(4)]
+    damages = select.damage_of(model, pictures, trials)
+    assert applied(model) is None
+    assert min(range(4), key=damages.__getitem__) == 1
+    assert max(range(4), key=damages.__getitem__) == 2
+    layers, error = select.by_damage(model, pictures, base, damages, max(damages) * 0.99)
+    assert 1 in layers
+    assert 2 not in layers
+    assert error <= max(damages) * 0.99
+    assert select.by_damage(model, pictures, base, damages, 0.0) == ((), 0.0)
+
+
+def test_a_projector_finds_what_is_there_to_find():
+    torch.manual_seed(0)
+    true, pairs = torch.randn(16), []
+    for _ in range(4):
+        h = torch.randn(205, 16)
+        pairs.append((h, torch.softmax(h @ true, 0)))
+    w = fit_one(pairs, prefix=5)
+    # m is a softmax of a linear function of h, so the convex fit must find that function; the small
+    # ridge shortens it a little.
+    assert torch.nn.functional.cosine_similarity(w, true, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_projectors_beat_chance_on_models(name):
+    model = make_model(name)
+    pictures = pictures_for(model, 4)
+    weights = fit_projectors(model, pictures, (0, 2))
+    assert set(weights) == {projector_name(0), projector_name(2)}
+    found = analyze(model, pictures, projectors={0: weights[projector_name(0)]})
+    # A blind choice of 1/8 of the tokens finds 1/8 of the top 1/8 on average.
+    assert found.layers[0].recall["linear"][found.kept_fractions.index(1 / 8)] > 0.3
+    assert "linear" not in found.layers[1].recall
+
+
+def settings_for_test(**changes):
+    return sparsight.Distillation(steps=30, learning_rate=3e-4, **changes)
+
+
+@pytest.mark.parametrize("train", ["blocks", "all"])
+def test_distillation_brings_the_student_closer(train):
+    model = make_model("augreg")
+    pictures = pictures_for(model, 4)
+    plan = make_plan(model, "exact", layers=(1, 2), keep=1 / 8)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    distilled, losses = distilling.distil(model, plan, pictures, settings_for_test(train=train))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert applied(model) is None
+    assert len(losses) == 30
+    changed = {k.split(".")[2] for k in distilled.weights if k.startswith("model.blocks")}
+    assert changed == ({"1", "2"} if train == "blocks" else {"0", "1", "2", "3"})
+    images = torch.stack(pictures)
+    dense = features(model, images)
+    errors = []
+    for candidate in (plan, distilled):
+        errors.append((features(sparsight.apply(model, candidate), images) - dense).norm())
+        sparsight.restore(model)
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_an_interrupted_distillation_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    model = make_model("dinov2_reg")
+    pictures = pictures_for(model, 3)
+    plan = make_plan(model, "sampled", ((0, 1, 2),))
+    settings = settings_for_test(scorers=("sampled", "exact"))
+    straight, losses = distilling.distil(model, plan, pictures, settings)
+
+    calls, usual = [], distilling.schedule
+
+    def interrupt_at_17(step, steps):
+        calls.append(step)
+        if step == 17:
+            raise KeyboardInterrupt
+        return usual(step, steps)
+
+    monkeypatch.setattr(distilling, "schedule", interrupt_at_17)
+    with pytest.raises(KeyboardInterrupt):
+        distilling.distil(model, plan, pictures, settings, tmp_path)
+    monkeypatch.undo()
+    assert calls[-1] == 17
+    resumed, again = distilling.distil(model, plan, pictures, settings, tmp_path)
+    assert again == losses
+    assert resumed.weights.keys() == straight.weights.keys()
+    assert all(torch.equal(v, straight.weights[k]) for k, v in resumed.weights.items())
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path):
+    model = make_model("augreg")
+    plan, pictures = make_plan(model), pictures_for(model)
+    distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
+    with pytest.raises(sparsight.PlanError, match="with other settings"):
+        distilling.distil(model, plan, pictures, sparsight.Distillation(steps=3), tmp_path)
+    (tmp_path / distilling.CHECKPOINT_FILE).write_bytes(b"1234567890")
+    with pytest.raises(sparsight.PlanError, match="is damaged"):
+        distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
+
+
+def test_a_diverging_distillation_says_so():
+    model = make_model("augreg")
+    settings = sparsight.Distillation(steps=30, learning_rate=1e20)
+    with pytest.raises(NotFiniteError, match="lower learning_rate"):
+        distilling.distil(model, make_plan(model), pictures_for(model), settings)
+
+
+def test_distillation_in_bfloat16_stays_close_to_float32():
+    model = make_model("augreg")
+    pictures, plan = pictures_for(model), make_plan(model, "exact")
+    full = distilling.distil(model, plan, pictures, settings_for_test())[1]
+    half = distilling.distil(model, plan, pictures, settings_for_test(precision="bfloat16"))[1]
+    # The same descent with 8 bits of precision in the products: a few percent apart.
+    assert half[-1] == pytest.approx(full[-1], rel=0.15)
+    assert half != full
+
+
+def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path):
+    model = make_model("augreg")
+    before = copy.deepcopy(model.state_dict())
+    pictures = pictures_for(model, 4)
+    method = sparsight.SVE(scorer="linear", keep=1 / 2, min_tokens=0)
+    distillation = sparsight.Distillation(steps=3)
+    plan = sparsight.optimize(model, pictures, method, tmp_path, distillation, max_error=0.5)
+    assert applied(model) is None
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert sparsight.load(tmp_path) == plan
+    assert (tmp_path / "analysis.json").exists()
+    assert not (tmp_path / distilling.CHECKPOINT_FILE).exists()
+    assert len(plan.layers) == 4
+    assert {row.layer for row in plan.layers if row.sparse} == set(plan.method.layers)
+    assert any("joint relative error" in reason for reason in plan.reasons)
+    sparsight.apply(model, tmp_path)
+
+
+def test_optimize_by_indicator_and_by_name():
+    model = make_model("augreg")
+    model.blocks[1].attn.qkv.weight.data *= 20  # sharp attention: a few tokens get it all
+    pictures = pictures_for(model)
+    plan = sparsight.optimize(model, pictures, select_by="indicator", indicator_threshold=0.05)
+    found = analyze(model, pictures)
+    assert 1 in plan.method.layers
+    assert plan.method.layers == select.by_indicator(found, 0.05)
+    with pytest.raises(sparsight.SparsightError, match="no layer's sparsity indicator"):
+        sparsight.optimize(model, pictures, select_by="indicator", indicator_threshold=1.0)
+    with pytest.raises(sparsight.SparsightError, match="every layer alone moves"):
+        sparsight.optimize(model, pictures, max_error=1e-9)
+    named = sparsight.optimize(model, pictures, sparsight.SVE(layers=(1, 3)))
+    assert named.method.layers == (1, 3)
+    with pytest.raises(sparsight.PlanError, match="names layer 7"):
+        sparsight.optimize(model, pictures, sparsight.SVE(layers=(7,)))
+
+
+def test_measure_reports_both_arms():
+    model = make_model("augreg")
+    pictures = pictures_for(model)
+    plan = make_plan(model, keep=1 / 4)
+    result = sparsight.measure(
+        model, plan, pictures, resolutions=[(144, 112), (96, 96)], batches=[1, 2], repeats=2
+    )
+    assert applied(model) is None
+    assert len(result["cases"]) == 8
+    for dense, sparse in zip(result["cases"][::2], result["cases"][1::2], strict=True):
+        assert (dense["arm"], sparse["arm"]) == ("dense", "sparse")
+        assert dense["speedup"] == 1
+        assert sparse["speedup"] == pytest.approx(dense["latency_ms"] / sparse["latency_ms"])
+        assert dense["peak_memory_mb"] > 0
+    moved = result["fidelity"]
+    sparse = sparsight.apply(copy.deepcopy(model), plan)
+    errors = [
+        ((a - b).norm() / b.norm()).item()
+        for p in pictures
+        for a, b in [(features(sparse, p[None]), features(model, p[None]))]
+    ]
+    assert moved["relative_error"] == pytest.approx(sum(errors) / 3, rel=1e-4)
+    assert moved["relative_error_worst"] == pytest.approx(max(errors), rel=1e-4)
+    assert moved["relative_error_worst_image"] == errors.index(max(errors))
+    with pytest.raises(sparsight.ImagesError, match="not a multiple"):
+        sparsight.measure(model, plan, resolutions=[(100, 96)])
+
+
+def test_flops_of_sparse_attention_follow_the_formula():
+    model = make_model("augreg")
+    plan = make_plan(model, "linear", keep=1 / 4)
+    image = make_images(model, batch=1, grid=(20, 20))
+    dense = timing.gflops(lambda: model.forward_features(image))
+    sparsight.apply(model, plan)
+    sparse = timing.gflops(lambda: model.forward_features(image))
+    n, dim, kept = 401, 48, 128
+    assert model.blocks[0].counts(n) == (kept, kept)
+    saved = 4 * dim * (n - kept) ** 2  # per layer: QK^T and AV of the pairs that are not computed
+    # The counter leaves out matrix-vector products, so the projector (2 n dim) does not show.
+    assert (dense - sparse) * 1e9 == pytest.approx(3 * saved, rel=1e-6)
+
+
+def test_the_dense_baseline_is_fused():
+    from sparsight.stages.measure import fused
+
+    model = make_model("augreg")
+    model.blocks[1].attn.fused_attn = False
+    with fused(model):
+        assert all(b.attn.fused_attn for b in model.blocks)
+    assert [b.attn.fused_attn for b in model.blocks] == [True, False, True, True]
+
+
+def test_crossover_is_where_sparse_stays_faster(monkeypatch):
+    model = make_model("augreg")
+    # Times made up per size: sparse pays at 16 x 16 once, then from 24 x 24 on.
+    fast = {8: 2.0, 12: 2.0, 16: 0.5, 20: 2.0, 24: 0.5, 28: 0.5}
+
+    def made_up(arms, repeats, device, what):
+        return {"dense": [1.0] * 3, "sparse": [fast[int(what.split("x")[-1])]] * 3}
+
+    monkeypatch.setattr(timing, "interleave", made_up)
+    tokens, rows = crossover(model, make_plan(model))
+    assert tokens == 24 * 24 + 1
+    assert [row["tokens"] for row in rows] == [65, 145, 257, 401, 577, 785]
+
+
+def test_crossover_of_a_model_with_one_picture_size_is_unknown():
+    model = make_model("augreg", dynamic_img_size=False)
+    assert crossover(model, make_plan(model)) == (None, [])
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    def arm():
+        first = torch.zeros(1_000_000)  # 4 MB
+        second = first + 1
+        del first
+        return second * second.sum()
+
+    assert timing.peak_memory_mb(arm, torch.device("cpu")) == pytest.approx(8, abs=0.1)
