@@ -69,7 +69,7 @@ def test_a_failed_save_keeps_the_old_run(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("safetensors.torch.save_file", full_disk)
-    with pytest.raises(sparsight.SparsightError, match="cannot write .*No space left"):
+    with pytest.raises(sparsight.SparsightError, match=r"cannot write .*No space left"):
         sparsight.save(plan.with_(reasons=("new",)), tmp_path)
     monkeypatch.undo()
     assert sorted(p.name for p in tmp_path.iterdir()) == before

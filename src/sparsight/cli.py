@@ -5,10 +5,30 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from sparsight.errors import SparsightError
 
+
+class OneSentence(TyperGroup):
+    """Errors raised on purpose end in one sentence and exit code 1, an interrupt in 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb."""
+        try:
+            return super().invoke(ctx)
+        except SparsightError as error:
+            _stop(str(error), 1)
+        except KeyboardInterrupt:
+            _stop(
+                "interrupted; what was finished is saved, and the same command goes on from there", 130
+            )
+        except OSError as error:
+            _stop(f"the system refused: {error}", 1)
+
+
 app = typer.Typer(
+    cls=OneSentence,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -210,18 +230,8 @@ def measure(
 
 
 def main() -> None:
-    """Entry point: errors raised on purpose are one sentence and exit code 1, an interrupt is 130."""
-    import logging
-
-    logging.captureWarnings(True)
-    try:
-        app(standalone_mode=True)
-    except SparsightError as error:
-        _stop(str(error), 1)
-    except KeyboardInterrupt:
-        _stop("interrupted; what was finished is saved, and the same command goes on from there", 130)
-    except OSError as error:
-        _stop(f"the system refused: {error}", 1)
+    """Entry point."""
+    app()
 
 
 def _open(

@@ -94,5 +94,6 @@ def _table(caption: str, columns: Sequence[str]) -> Table:
 
 def _print(table: Table) -> None:
     console = Console()
-    # A pipe has no width of its own: never cut a column there.
-    console.print(table, width=None if console.is_terminal else max(console.width, 120))
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width of its own: never cut a column there
+    console.print(table)

@@ -61,14 +61,17 @@ def optimize(
     images = as_images(images, model)
     config = method or SVE()
     family = family_in(model)
-    checked = resolve(_draft(config, model, source), model, family) if config.layers != "auto" else None
+    named = None
+    if config.layers != "auto":  # told before any work if they do not fit; projectors come later
+        trial = config.model_copy(update={"scorer": "exact"})
+        named = resolve(_draft(trial, model, source), model, family).method.named_layers
 
     found = analyze(model, images, max_images)
     if folder:
         write_json(folder / "analysis.json", found.model_dump(mode="json"))
     damages, reasons = None, []
-    if checked is not None:
-        layers = checked.method.named_layers
+    if named is not None:
+        layers = named
         reasons.append(f"layers {list(layers)}: named by the user")
     else:
         limit = max_error or (MAX_ERROR_DISTILLED if distillation else MAX_ERROR)
