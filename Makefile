@@ -1,0 +1,41 @@
+# `make demo` and `make test` each set up all they need in .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check bench results setup clean
+
+demo: setup
+	$(BIN)/sparsight demo --out runs/demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python benchmarks/render.py --check
+
+bench: setup
+	$(BIN)/python benchmarks/attention.py
+	$(BIN)/python benchmarks/whole_model.py
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 64 --json benchmarks/results/demo-cpu.json
+	$(BIN)/python benchmarks/render.py
+
+setup: $(READY)
+
+# torch first and by its exact version: a plain `torch` may bring several gigabytes of CUDA libraries.
+$(READY): pyproject.toml constraints.txt tools/sitecustomize.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	cp tools/sitecustomize.py "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
