@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsight.attach import apply, restore
+    from sparsight.attach import apply, restore, save
     from sparsight.errors import (
         ImagesError,
         NotFiniteError,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sparsight.images import ImageFolder
     from sparsight.methods import SVE
     from sparsight.plan import Plan
-    from sparsight.run import load, save
+    from sparsight.run import load
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
@@ -43,7 +43,7 @@ _WHERE = {
     "Plan": "sparsight.plan",
     "PlanError": "sparsight.errors",
     "restore": "sparsight.attach",
-    "save": "sparsight.run",
+    "save": "sparsight.attach",
     "SparsightError": "sparsight.errors",
     "SVE": "sparsight.methods",
     "UnsupportedModelError": "sparsight.errors",

@@ -1,4 +1,4 @@
-"""A plan and a model become a changed model, and back: apply and restore.
+"""A plan and a model become a changed model, and back: apply, restore and save.
 
 Everything is checked before anything is changed, so a failure leaves the model as it was.
 """
@@ -14,6 +14,7 @@ from sparsight.errors import PlanError
 from sparsight.families import Family, family_of
 from sparsight.methods import Config, method_of
 from sparsight.plan import ModelIdentity, Plan
+from sparsight.run import load, save_plan
 
 STATE = "_sparsight"  # where a changed model keeps what `restore` needs
 SAMPLES = 8  # weights of each block that identify it
@@ -90,6 +91,16 @@ def restore(model: nn.Module) -> nn.Module:
             own[name.removeprefix("model.")].copy_(value)
     del model.__dict__[STATE]
     return model
+
+
+def save(what: Plan | nn.Module, folder: str | PathLike[str]) -> Path:
+    """Write a plan, or the plan applied to a model, into a run folder; returns the folder."""
+    if isinstance(what, Plan):
+        return save_plan(what, folder)
+    state = applied(what)
+    if state is None:
+        raise PlanError("this model has no plan applied: there is nothing to save")
+    return save_plan(state.plan, folder)
 
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
@@ -179,8 +190,6 @@ def _as_plan(what: "Config | Plan | str | PathLike[str]") -> Plan:
     if isinstance(what, Plan):
         return what
     if isinstance(what, str | Path | PathLike):
-        from sparsight.run import load
-
         return load(what)
     method_of(what)
     return Plan(method=what)

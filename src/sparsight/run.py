@@ -11,23 +11,19 @@ interrupts a save, the folder holds the old run or the new one.
 import hashlib
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically, write_text
 from sparsight.plan import Plan
 
-if TYPE_CHECKING:
-    from torch import nn
-
 PLAN_FILE = "plan.json"
 
 
-def save(what: "Plan | nn.Module", folder: "str | PathLike[str]") -> Path:
-    """Write a plan, or the plan applied to a model, into `folder`; returns the folder."""
+def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
+    """Write a plan and its tensors into `folder`; returns the folder."""
     from safetensors.torch import save_file
 
-    plan, folder = _plan_of(what), Path(folder)
+    folder = Path(folder)
     if plan.weights:
         tensors = {k: v.detach().cpu().contiguous() for k, v in plan.weights.items()}
         write_atomically(folder / weights_file(plan), lambda path: save_file(tensors, path))
@@ -81,14 +77,3 @@ def _inside(folder: Path, name: str) -> Path:
     if path.resolve().parent != folder.resolve() or not path.is_file():
         raise PlanError(f"{path} is not a plain file inside the run folder")
     return path
-
-
-def _plan_of(what: "Plan | nn.Module") -> Plan:
-    if isinstance(what, Plan):
-        return what
-    from sparsight.attach import applied
-
-    state = applied(what)
-    if state is None:
-        raise PlanError("this model has no plan applied: there is nothing to save")
-    return state.plan

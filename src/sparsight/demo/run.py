@@ -20,7 +20,7 @@ from sparsight.files import check_writable, write_json
 from sparsight.images import check_resolution
 from sparsight.methods import SVE
 from sparsight.plan import Plan
-from sparsight.run import load, save
+from sparsight.run import load, save_plan
 from sparsight.stages import timing
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.distil import Distillation
@@ -62,7 +62,7 @@ def run_demo(
     found = analyze(model, pictures, CALIBRATION_SCENES)
     write_json(out / "analysis.json", found.model_dump(mode="json"))
     arms = build_arms(model, plan)
-    save(plan, out)
+    save_plan(plan, out)
 
     say(f"3/4 measure {len(arms)} arms")
     steady = timing.steady_allocator()

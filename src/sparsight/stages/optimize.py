@@ -15,7 +15,7 @@ from sparsight.files import check_writable, write_json
 from sparsight.images import ImageFolder, Images
 from sparsight.methods import SVE
 from sparsight.plan import LayerReason, Plan
-from sparsight.run import save
+from sparsight.run import save_plan
 from sparsight.stages import select
 from sparsight.stages.calibrate import Analysis, analyze
 from sparsight.stages.crossover import crossover
@@ -104,7 +104,7 @@ def optimize(
     plan = _with_crossover(plan, model, reasons)
     plan = plan.with_(layers=_layer_reasons(plan.method, found, damages), reasons=tuple(reasons))
     if folder:
-        save(plan, folder)
+        save_plan(plan, folder)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
     return plan
 
