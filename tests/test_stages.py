@@ -1,6 +1,11 @@
 """Calibration, selection, projectors, distillation, measuring: each against what it should find."""
 
 import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -196,6 +201,28 @@ def test_an_interrupted_distillation_resumes_to_the_same_weights(tmp_path, monke
     assert again == losses
     assert resumed.weights.keys() == straight.weights.keys()
     assert all(torch.equal(v, straight.weights[k]) for k, v in resumed.weights.items())
+
+
+def test_two_processes_do_what_one_does_with_twice_the_batch():
+    """As `accelerate launch --cpu` starts it; the gradients are the mean over processes, the losses too."""
+    script = Path(__file__).with_name("two_processes.py")
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0", script,
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    together = json.loads(done.stdout.splitlines()[-1])
+    model = make_model("augreg")
+    plan, pictures = make_plan(model, "exact"), pictures_for(model, 4)
+    settings = sparsight.Distillation(steps=6, learning_rate=3e-4, batch=2)
+    alone = distilling.distil(model, plan, pictures, settings)[1]
+    # Six steps of the same mean gradient, summed in another order.
+    assert together == pytest.approx(alone, rel=1e-3)
+    assert alone[-1] < alone[0]
 
 
 def test_a_checkpoint_of_something_else_is_refused(tmp_path):

@@ -29,7 +29,8 @@ if __name__ == "__main__":
     model.load_state_dict({name: value.float() for name, value in weights.items()})
     scores = {}
     for size in SIZES_PX:
-        held_out = scenes.SceneSet(arguments.scenes, (size, size), HELD_OUT_FIRST_SEED)
+        drawn = scenes.SceneSet(arguments.scenes, (size, size), HELD_OUT_FIRST_SEED)
+        held_out = evaluate.SceneSamples(drawn)
         row = evaluate.evaluate({"dense": model.eval()}, held_out)["dense"]
         scores[f"{size}x{size}"] = {k: row[k] for k in ("miou", "accuracy")}
         print(size, row, flush=True)

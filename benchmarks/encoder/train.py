@@ -38,8 +38,8 @@ PHASES = (
     Phase(1600, 64, 1, 128, 1e-3),
     Phase(900, 16, 4, 128, 1e-3),
     Phase(400, 4, 4, 256, 5e-4),
-    Phase(220, 4, 1, 512, 3e-4),
-    Phase(90, 2, 1, 1024, 1.5e-4),
+    Phase(160, 4, 1, 512, 3e-4),
+    Phase(70, 2, 1, 1024, 1.5e-4),
 )
 WARMUP_STEPS = 300
 BACKGROUND_WEIGHT = 0.5

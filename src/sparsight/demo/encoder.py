@@ -44,11 +44,11 @@ def build(seed: int = 0) -> Any:
 
 
 def label_map(model: Any, features: "Tensor", size: tuple[int, int]) -> "Tensor":
-    """Class logits per cell, (batch, CLASSES, height / 2, width / 2), from (batch, N, DIM) features."""
+    """Class logits per cell, (batch, classes, height / 2, width / 2), from (batch, N, DIM) features."""
     grid = (size[0] // PATCH_PX, size[1] // PATCH_PX)
     logits = model.segmentation(features[:, model.num_prefix_tokens :])
-    logits = logits.view(-1, *grid, CLASSES, CELLS, CELLS)
-    return logits.permute(0, 3, 1, 4, 2, 5).reshape(-1, CLASSES, grid[0] * CELLS, grid[1] * CELLS)
+    logits = logits.unflatten(2, (-1, CELLS, CELLS)).unflatten(1, grid)
+    return logits.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
 
 def load() -> Any:

@@ -1,8 +1,8 @@
-"""How good are features for a task: segmentation and image labels of the scenes, per model."""
+"""How good are features for a task: segmentation, and image labels where there are any."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     pass
 
 
+class Sample(NamedTuple):
+    """One picture with its truth."""
+
+    picture: Tensor  # (3, height, width), normalised
+    labels: Tensor  # (height, width), whole numbers
+    kinds: Tensor | None = None  # (classes of the classification head,), which are there
+
+
 @dataclass(frozen=True)
 class ScenePictures:
     """Scenes as the stages take images: normalised tensors, without their labels."""
@@ -32,38 +40,57 @@ class ScenePictures:
         return picture_of(self.scenes[index])
 
 
+@dataclass(frozen=True)
+class SceneSamples:
+    """Scenes with their truth."""
+
+    scenes: SceneSet
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Sample:
+        scene = self.scenes[index]
+        labels = torch.from_numpy(scene.labels).long()
+        return Sample(picture_of(scene), labels, torch.from_numpy(scene.kinds))
+
+
 def picture_of(scene: Scene) -> Tensor:
     """The normalised (3, height, width) picture of a scene."""
     return to_tensor(scene.image, encoder.MEAN, encoder.STD)
 
 
 class Score:
-    """Sums of one model's results over scenes."""
+    """Sums of one model's results over pictures."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int, void: int | None) -> None:
         from torchmetrics.classification import MulticlassJaccardIndex
 
-        self.iou: MulticlassJaccardIndex = MulticlassJaccardIndex(encoder.CLASSES, average=None)
+        self.iou: MulticlassJaccardIndex = MulticlassJaccardIndex(
+            classes, average=None, ignore_index=void
+        )
         self.right: list[float] = []
         self.errors: list[float] = []
         self.cosines: list[float] = []
 
-    def add(self, model: Any, features: Tensor, dense: Tensor, scene: Scene) -> None:
-        """Take in one scene."""
-        size = scene.labels.shape
-        cells = encoder.label_map(model, features, size)
-        pixels = F.interpolate(cells, size, mode="bilinear").argmax(1)
-        self.iou.update(pixels[0], torch.from_numpy(scene.labels).long())
-        guessed = model.forward_head(features)[0] > 0
-        self.right.append((guessed == torch.from_numpy(scene.kinds)).float().mean().item())
+    def add(self, model: Any, features: Tensor, dense: Tensor, sample: Sample) -> None:
+        """Take in one picture."""
+        height, width = sample.labels.shape
+        cells = encoder.label_map(model, features, (height, width))
+        pixels = F.interpolate(cells, (height, width), mode="bilinear").argmax(1)
+        self.iou.update(pixels[0], sample.labels)
+        if sample.kinds is not None:
+            guessed = model.forward_head(features)[0] > 0
+            self.right.append((guessed == sample.kinds).float().mean().item())
         self.errors.append(fidelity.relative_error(features, dense).item())
         self.cosines.append(fidelity.cosine(features, dense).item())
 
-    def row(self) -> dict[str, Any]:
-        """Foreground mIoU, accuracy of the image labels, and how far the features moved."""
-        return {
-            "miou": self.iou.compute()[1:].mean().item(),
-            "accuracy": sum(self.right) / len(self.right),
+    def row(self, counted: slice) -> dict[str, float]:
+        """Mean IoU over the counted classes, right image labels, and how far the features moved."""
+        row = {"miou": self.iou.compute()[counted].mean().item()}
+        if self.right:
+            row["accuracy"] = sum(self.right) / len(self.right)
+        return row | {
             "relative_error": sum(self.errors) / len(self.errors),
             "relative_error_worst": max(self.errors),
             "cosine": sum(self.cosines) / len(self.cosines),
@@ -71,15 +98,23 @@ class Score:
         }
 
 
-def evaluate(models: Mapping[str, Any], scenes: SceneSet) -> dict[str, dict[str, Any]]:
-    """Every model on every scene; the first model is the dense one the others are compared with."""
-    scores = {name: Score() for name in models}
-    for index in track(range(len(scenes)), "Evaluating", len(scenes)):
-        scene = scenes[index]
-        picture, dense = picture_of(scene)[None], None
+def evaluate(
+    models: Mapping[str, Any],
+    samples: Sequence[Sample] | SceneSamples,
+    classes: int = encoder.CLASSES,
+    counted: slice = slice(1, None),
+    void: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """Every model on every sample; the first model is the dense one the others are compared with.
+
+    `counted` are the classes of the mean (without the scenes' background), `void` a label to ignore.
+    """
+    scores = {name: Score(classes, void) for name in models}
+    for index in track(range(len(samples)), "Evaluating", len(samples)):
+        sample, dense = samples[index], None
         for name, model in models.items():
             with evaluating(model):
-                features = model.forward_features(picture)
+                features = model.forward_features(sample.picture[None])
                 dense = features if dense is None else dense
-                scores[name].add(model, features, dense, scene)
-    return {name: score.row() for name, score in scores.items()}
+                scores[name].add(model, features, dense, sample)
+    return {name: score.row(counted) for name, score in scores.items()}

@@ -61,17 +61,18 @@ class LayerwiseLoss(nn.Module):
         self.teachers = (teacher,)  # not a child: neither trained nor wrapped
 
     def forward(self, images: Tensor) -> Tensor:
-        """Eq. 14 of one batch, each term relative to the teacher's square."""
+        """Eq. 14, each term relative to the teacher's square, summed over layers; mean of the batch."""
         family = family_in(self.student)
         with torch.no_grad(), outputs_of(self.teachers[0], self.layers) as wanted:
             family.features(self.teachers[0], images)
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
         terms = [
-            (got[i] - wanted[i]).float().square().sum() / wanted[i].float().square().sum()
+            (got[i] - wanted[i]).float().square().sum((1, 2))
+            / wanted[i].float().square().sum((1, 2))
             for i in self.layers
         ]
-        return torch.stack(terms).sum()
+        return torch.stack(terms).sum(0).mean()
 
 
 def distil(

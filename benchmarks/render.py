@@ -1,0 +1,172 @@
+"""Render the tables of README.md and docs/ from benchmarks/results/.
+
+`python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`;
+with `--check` it changes nothing and fails if a page is not up to date.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def rows(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    marks = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, marks, *lines])
+
+
+def setting(protocol: dict[str, Any], *more: str) -> str:
+    """One line that says what the figures below it hold for."""
+    versions = protocol["versions"]
+    parts = [
+        protocol["machine"], f"{protocol['threads']} threads", protocol["dtype"],
+        f"batch {protocol['batch']}", f"PyTorch {versions['torch']}, timm {versions['timm']}",
+        f"medians of {protocol['repeats']} interleaved repeats", *more,
+    ]  # fmt: skip
+    return "*" + "; ".join(parts) + ".*"
+
+
+def quality(result: dict[str, Any], *more: str) -> str:
+    """The demo's and CamVid's table."""
+    has_labels = "accuracy" in result["rows"][0]
+    header = ["", "latency", "speedup", "GFLOPs", "mIoU", *(["accuracy"] if has_labels else [])]
+    header += ["feature error, mean", "worst image"]
+    lines = []
+    for row in result["rows"]:
+        line = [
+            f"`{row['name']}`", f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
+            f"{row['gflops']:.1f}", f"{row['miou']:.4f}",
+        ]  # fmt: skip
+        if has_labels:
+            line.append(f"{row['accuracy']:.4f}")
+        line += [f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}"]
+        lines.append(line)
+    return setting(result["protocol"], *more) + "\n\n" + rows(header, lines)
+
+
+def demo(result: dict[str, Any]) -> str:
+    p = result["protocol"]
+    return quality(result, p["resolution"], f"{p['scenes']} held-out scenes")
+
+
+def camvid(result: dict[str, Any]) -> str:
+    p = result["protocol"]
+    return quality(result, p["resolution"], f"{p['frames']} validation frames")
+
+
+def camvid_recall(result: dict[str, Any]) -> str:
+    return recall(result["analysis_distilled"])
+
+
+def attention(result: dict[str, Any]) -> str:
+    """Speedups over the dense module or core of the same run."""
+    arms = [
+        "core sparse", "module exact", "module sampled 1/8", "module sampled 1/16", "module linear",
+        "module reuse",
+    ]  # fmt: skip
+    header = ["", "tokens", "kept", "limit", *arms, "score and permute / module"]
+    lines = [
+        [
+            row["model"], str(row["tokens"]), str(row["kept"]), f"{row['limit']:.2f}x",
+            *(f"{row['arms'][arm]['speedup']:.2f}x" for arm in arms), f"{100 * row['overhead']:.1f} %",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return setting(result["protocol"]) + "\n\n" + rows(header, lines)
+
+
+def whole_model(result: dict[str, Any]) -> str:
+    header = ["model", "resolution", "sparse layers", "latency", "speedup", "GFLOPs"]
+    lines = [
+        [
+            f"`{row['model']}`", row["resolution"], row["arm"], f"{row['latency_ms']:.0f} ms",
+            f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return (
+        setting(result["protocol"], "random weights: only speed is meant") + "\n\n" + rows(header, lines)
+    )
+
+
+def memory(result: dict[str, Any]) -> str:
+    header = ["resolution", "tokens", "peak above the model", "one full attention map"]
+    lines = [
+        [
+            row["resolution"],
+            str(row["tokens"]),
+            f"{row['peak_mb']:.0f} MB",
+            f"{row['full_map_mb']:.0f} MB",
+        ]
+        for row in result["rows"]
+    ]
+    p = result["protocol"]
+    return f"*{p['model']}, {p['dtype']}, batch 1; {p['machine']}.*\n\n" + rows(header, lines)
+
+
+def recall(found: dict[str, Any]) -> str:
+    """Indicator, overlap and recall of each layer (Fig. 4 and 5)."""
+    scorers = sorted({name for layer in found["layers"] for name in layer["recall"]})
+    at = found["kept_fractions"].index(1 / 8)
+    header = ["layer", "indicator s", "top 1/8 share", "overlap with the layer before"]
+    header += [f"recall, {name}" for name in scorers]
+    lines = []
+    for layer in found["layers"]:
+        n = layer["layer"]
+        curves = layer["recall"]
+        lines.append(
+            [
+                str(n), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
+                f"{found['overlap'][n - 1][n]:.2f}" if n else "-",
+                *(f"{curves[s][at]:.3f}" if s in curves else "-" for s in scorers),
+            ]
+        )  # fmt: skip
+    note = f"*{found['images']} images, {found['tokens']} tokens; recall of the top 1/8 in the kept 1/8*"
+    return note + "\n\n" + rows(header, lines)
+
+
+TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
+    "demo": ("demo-cpu.json", demo),
+    "demo-analysis": ("analysis-demo.json", recall),
+    "camvid": ("camvid-cpu.json", camvid),
+    "camvid-analysis": ("camvid-cpu.json", camvid_recall),
+    "attention": ("attention-cpu.json", attention),
+    "whole-model": ("whole_model-cpu.json", whole_model),
+    "memory": ("memory-cpu.json", memory),
+}
+
+
+def rendered(text: str) -> str:
+    """`text` with every block filled from its results file."""
+
+    def fill(match: re.Match[str]) -> str:
+        file, table = TABLES[match["name"]]
+        path = RESULTS / file
+        body = table(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"
+        return f"{match[1]}{body}\n{match[3]}"
+
+    return BLOCK.sub(fill, text)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if new != old:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    if check and stale:
+        sys.exit(f"not up to date, run python benchmarks/render.py: {', '.join(stale)}")
