@@ -137,6 +137,14 @@ DAMAGE = {
         "key 'keep'",
     ),
     "missing key": (lambda f: edit(f, lambda d: d["data"].pop("method")), "key 'method'"),
+    "newer release": (
+        lambda f: edit(f, lambda d: d["data"]["versions"].update(sparsight="9.0.0")),
+        "made by sparsight 9.0.0",
+    ),
+    "no release": (
+        lambda f: edit(f, lambda d: d["data"]["versions"].update(sparsight="new")),
+        "which is no version",
+    ),
     "no weights": (lambda f: next(f.glob("weights-*")).unlink(), "safetensors is missing"),
     "cut weights": (lambda f: cut(next(f.glob("weights-*"))), "is damaged"),
     "huge shape": (lambda f: huge(next(f.glob("weights-*"))), "is damaged"),

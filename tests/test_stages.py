@@ -204,7 +204,7 @@ def test_an_interrupted_distillation_resumes_to_the_same_weights(tmp_path, monke
 
 
 def test_two_processes_do_what_one_does_with_twice_the_batch():
-    """As `accelerate launch --cpu` starts it; the gradients are the mean over processes, the losses too."""
+    """As `accelerate launch --cpu` starts it; gradients and losses are means over processes."""
     script = Path(__file__).with_name("two_processes.py")
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d",

@@ -18,6 +18,7 @@ from sparsight.files import write_json
 from sparsight.stages import timing
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.measure import name
+from sparsight.stages.optimize import projectors_of
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -35,14 +36,9 @@ if __name__ == "__main__":
         model, images, sparsight.SVE(scorer="linear"), arguments.out / "run", distillation
     )
     print(*plan.reasons, sep="\n", flush=True)
-    projectors = {
-        int(key.rsplit(".", 1)[1]): value
-        for key, value in plan.weights.items()
-        if key.startswith("sve.projector.")
-    }
     found = analyze(model, images, 16)
     sparse = sparsight.apply(model, plan)
-    distilled = analyze(sparse, images, 16, projectors)
+    distilled = analyze(sparse, images, 16, projectors_of(plan))
     sparsight.restore(model)
     arms = build_arms(model, plan)
     steady = timing.steady_allocator()

@@ -56,6 +56,7 @@ class LayerReason(Data):
     indicator: float | None = None
     damage: float | None = None  # relative error of the final features with this layer alone sparse
     overlap: float | None = None  # of its top set with that of the layer before
+    recall: dict[str, float] = {}  # scorer -> share of the true top 1/8 in its top 1/8
 
 
 class Plan(Data):

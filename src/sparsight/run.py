@@ -12,6 +12,7 @@ import hashlib
 from os import PathLike
 from pathlib import Path
 
+from sparsight import __version__
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically, write_text
 from sparsight.plan import Plan
@@ -43,6 +44,7 @@ def load(folder: "str | PathLike[str]") -> Plan:
     if not folder.is_dir():
         raise PlanError(f"there is no run folder at {folder}")
     plan = Plan.read(_inside(folder, PLAN_FILE))
+    _check_version(plan, folder)
     if not plan.tensors:
         return plan
     path = _inside(folder, weights_file(plan))
@@ -62,6 +64,26 @@ def load(folder: "str | PathLike[str]") -> Plan:
             )
     plan.weights.update(tensors)
     return plan
+
+
+def _check_version(plan: Plan, folder: Path) -> None:
+    """Refuse a plan of a newer release, whose settings may mean something else."""
+    made_by = plan.versions.get("sparsight")
+    if made_by is None:
+        return
+    try:
+        newer = _release(made_by) > _release(__version__)
+    except ValueError:
+        raise PlanError(f"{folder}: versions.sparsight is {made_by!r}, which is no version") from None
+    if newer:
+        raise PlanError(
+            f"{folder} was made by sparsight {made_by}; this is {__version__}: upgrade to use it"
+        )
+
+
+def _release(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
 
 
 def weights_file(plan: Plan) -> str:

@@ -48,11 +48,14 @@ def show_analysis(found: "Analysis") -> None:
 
 def show_plan(plan: "Plan") -> None:
     """What was decided for each layer, and why."""
-    table = _table("", ["layer", "role", "indicator s", "damage alone", "overlap"])
+    scorers = sorted({name for row in plan.layers for name in row.recall})
+    table = _table(
+        "recall: share of the true top 1/8 that a scorer has in its top 1/8" if scorers else "",
+        ["layer", "role", "indicator s", "damage alone", "overlap", *scorers],
+    )
     for row in plan.layers:
-        table.add_row(
-            str(row.layer), row.role, *(_number(v) for v in (row.indicator, row.damage, row.overlap))
-        )
+        figures = [row.indicator, row.damage, row.overlap, *(row.recall.get(s) for s in scorers)]
+        table.add_row(str(row.layer), row.role, *map(_number, figures))
     _print(table)
     for reason in plan.reasons:
         Console().print(f"- {reason}", markup=False, highlight=False)

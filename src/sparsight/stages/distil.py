@@ -68,8 +68,7 @@ class LayerwiseLoss(nn.Module):
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
         terms = [
-            (got[i] - wanted[i]).float().square().sum((1, 2))
-            / wanted[i].float().square().sum((1, 2))
+            (got[i] - wanted[i]).float().square().sum((1, 2)) / wanted[i].float().square().sum((1, 2))
             for i in self.layers
         ]
         return torch.stack(terms).sum(0).mean()

@@ -7,17 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from sparsight.attach import applied, apply, family_in, identity, resolve, restore
 from sparsight.errors import PlanError, SparsightError
 from sparsight.files import check_writable, write_json
 from sparsight.images import ImageFolder, Images
-from sparsight.methods import SVE
+from sparsight.methods import SVE, projector_name
 from sparsight.plan import LayerReason, Plan
 from sparsight.run import save_plan
 from sparsight.stages import select
-from sparsight.stages.calibrate import Analysis, analyze
+from sparsight.stages.calibrate import TRUE_FRACTION, Analysis, analyze
 from sparsight.stages.crossover import crossover
 from sparsight.stages.distil import CHECKPOINT_FILE, Distillation, distil
 from sparsight.stages.predict import fit_projectors
@@ -85,21 +85,17 @@ def optimize(
         recipe={"images": len(images), "calibration_images": found.images, "select_by": select_by},
     )
 
-    linear = config.scorer == "linear"
-    if linear:
+    if config.scorer == "linear":
         plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
     if distillation is not None:
         plan, losses = distil(model, plan, images, distillation, folder)
         reasons.append(
             f"distilled for {len(losses)} steps: loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last"
         )
-        apply(model, plan)
-        try:
-            if linear:
-                plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
-            found = analyze(model, images, max_images)
-        finally:
-            restore(model)
+    if plan.weights:
+        plan, found = _refitted(plan, model, images, max_images)
+        if folder:
+            write_json(folder / "analysis-sparse.json", found.model_dump(mode="json"))
     plan = _with_groups(plan, found, reuse_overlap, reasons)
     plan = _with_crossover(plan, model, reasons)
     plan = plan.with_(layers=_layer_reasons(plan.method, found, damages), reasons=tuple(reasons))
@@ -163,6 +159,24 @@ def _select(
     return layers, damages, why
 
 
+def _refitted(plan: Plan, model: nn.Module, images: Images, max_images: int) -> tuple[Plan, Analysis]:
+    """The plan with projectors for the adapted model, and the statistics of that model."""
+    layers = plan.method.named_layers
+    apply(model, plan)
+    try:
+        if plan.method.scorer == "linear" and "distillation" in plan.recipe:
+            plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
+        return plan, analyze(model, images, max_images, projectors_of(plan))
+    finally:
+        restore(model)
+
+
+def projectors_of(plan: Plan) -> dict[int, Tensor]:
+    """The plan's projectors by layer."""
+    named = {layer: projector_name(layer) for layer in plan.method.named_layers}
+    return {layer: plan.weights[name] for layer, name in named.items() if name in plan.weights}
+
+
 def _with_groups(plan: Plan, found: Analysis, least: float | None, reasons: list[str]) -> Plan:
     """Add reuse groups from the measured overlap."""
     if least is None:
@@ -190,7 +204,7 @@ def _with_crossover(plan: Plan, model: nn.Module, reasons: list[str]) -> Plan:
 
 def _layer_reasons(config: SVE, found: Analysis, damages: list[float] | None) -> tuple[LayerReason, ...]:
     """What is known of each layer and what became of it."""
-    followers = config.followers()
+    followers, at = config.followers(), found.kept_fractions.index(TRUE_FRACTION)
     rows = []
     for layer in found.layers:
         n = layer.layer
@@ -201,6 +215,7 @@ def _layer_reasons(config: SVE, found: Analysis, damages: list[float] | None) ->
                 layer=n, sparse=sparse, role=role, indicator=layer.indicator,
                 damage=damages[n] if damages else None,
                 overlap=found.overlap[n - 1][n] if n else None,
+                recall={k: curve[at] for k, curve in layer.recall.items()} if sparse else {},
             )
         )  # fmt: skip
     return tuple(rows)
