@@ -12,6 +12,7 @@ from torch import Tensor
 # Query rows per step.  On a CPU 64 rows of 5 000 scores stay in cache (256 rows take three times as
 # long); a GPU wants more rows in one launch.
 CHUNK_CPU, CHUNK_GPU = 64, 1024
+GOLDEN_32 = 2_654_435_769  # the golden ratio's fraction times 2^32
 
 
 def average_attention(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
@@ -60,7 +61,9 @@ def overlap(maps: Float[Tensor, "l n"], fraction: float) -> Float[Tensor, "l l"]
     return sets @ sets.T / count
 
 
-def lattice_sample(tokens: int, prefix: int, every: int) -> Int[Tensor, " q"]:
+def lattice_sample(
+    tokens: int, prefix: int, every: int, device: torch.device | str = "cpu"
+) -> Int[Tensor, " q"]:
     """Indices of about one query in `every` patch tokens, spread evenly over the image.
 
     A stride in flattened order that divides the grid's width would sample single columns.  So each
@@ -71,7 +74,7 @@ def lattice_sample(tokens: int, prefix: int, every: int) -> Int[Tensor, " q"]:
     """
     patches = tokens - prefix
     if patches <= every:
-        return torch.arange(prefix, tokens)
-    runs = torch.arange(patches // every, dtype=torch.float64)
-    offset = torch.remainder(runs * runs * 0.6180339887498949, 1.0)
-    return prefix + ((runs + offset) * every).long()
+        return torch.arange(prefix, tokens, device=device)
+    runs = torch.arange(patches // every, device=device)
+    offset = (runs * runs * GOLDEN_32) % (1 << 32)  # frac(i^2 g) in 32 binary digits
+    return prefix + runs * every + (offset * every >> 32)

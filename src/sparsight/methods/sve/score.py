@@ -22,7 +22,7 @@ def sampled(
     q: Float[Tensor, "b h n d"], k: Float[Tensor, "b h n d"], prefix: int, every: int
 ) -> Float[Tensor, "b n"]:
     """m as seen by about one patch query in `every`."""
-    chosen = lattice_sample(q.shape[2], prefix, every).to(q.device)
+    chosen = lattice_sample(q.shape[2], prefix, every, q.device)
     return average_attention(q.index_select(2, chosen), k)
 
 
