@@ -13,15 +13,19 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Call `write` with a temporary path beside `path`, then put the result in its place.
 
     If anything fails (a full disk, an interrupt), what stood at `path` before is still there and
-    nothing half-written is left behind.
+    nothing half-written is left behind.  A link is followed; a device or pipe is written to directly.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    special = path.exists() and not path.is_file()
+    path = path if special else path.resolve()
+    temporary = path if special else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        os.replace(temporary, path)
+        if not special:
+            os.replace(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        if not special:
+            temporary.unlink(missing_ok=True)
         # safetensors reports a full disk as its own error, with the system's words in it
         if isinstance(error, OSError) or "os error" in str(error) or "I/O error" in str(error):
             raise SparsightError(f"cannot write {path}: {error}") from error

@@ -1,0 +1,52 @@
+"""Files are written whole or not at all."""
+
+import os
+import stat
+
+import pytest
+
+from sparsight.errors import SparsightError
+from sparsight.files import check_writable, write_atomically, write_json, write_text
+
+
+def test_a_failure_keeps_what_was_there(tmp_path):
+    path = tmp_path / "a.json"
+    write_text(path, "old")
+
+    def half(place):
+        place.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, half)
+    with pytest.raises(ValueError, match="Out of range"):
+        write_json(path, {"a": float("nan")})
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_full_disk_is_one_sentence():
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no /dev/full, which is always full")
+    from pathlib import Path
+
+    with pytest.raises(SparsightError, match=r"cannot write /dev/full: .*No space left"):
+        write_text(Path("/dev/full"), "x" * 100_000)
+    assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # the device was written to, not replaced
+
+
+def test_a_link_is_followed(tmp_path):
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_folders_are_made_and_files_refused(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SparsightError, match="is a file"):
+        check_writable(tmp_path / "file")
