@@ -40,6 +40,9 @@ PHASES = (
     Phase(400, 4, 4, 256, 5e-4),
     Phase(160, 4, 1, 512, 3e-4),
     Phase(70, 2, 1, 1024, 1.5e-4),
+    Phase(500, 16, 4, 128, 7e-4),
+    Phase(110, 1, 16, 256, 4e-4),
+    Phase(40, 2, 1, 1024, 1.5e-4),
 )
 WARMUP_STEPS = 300
 BACKGROUND_WEIGHT = 0.5

@@ -19,8 +19,8 @@ KINDS = (
     "star", "crescent", "hexagon", "bars", "checker",
 )  # fmt: skip
 BACKGROUND = 0  # label of every pixel that is no object; kind k has label k + 1
-RADIUS_PX = (16.0, 36.0)
-HUE_JITTER = 0.12  # of the colour circle, each way; neighbouring kinds are 0.1 apart
+RADIUS_PX = (20.0, 40.0)
+HUE_JITTER = 0.07  # of the colour circle, each way; neighbouring kinds are 0.1 apart
 PIXELS_PER_OBJECT = 110_000  # a 1024 x 1024 scene has 9 or 10 objects on average
 OUTLINE_PX = 2.0
 
