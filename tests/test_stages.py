@@ -21,6 +21,7 @@ from sparsight.ops import statistics
 from sparsight.stages import distil as distilling
 from sparsight.stages import select, timing
 from sparsight.stages.calibrate import analyze
+from sparsight.stages.checkpoint import CHECKPOINT_FILE
 from sparsight.stages.crossover import crossover
 from sparsight.stages.predict import fit_one, fit_projectors
 
@@ -231,7 +232,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
     with pytest.raises(sparsight.PlanError, match="with other settings"):
         distilling.distil(model, plan, pictures, sparsight.Distillation(steps=3), tmp_path)
-    (tmp_path / distilling.CHECKPOINT_FILE).write_bytes(b"1234567890")
+    (tmp_path / CHECKPOINT_FILE).write_bytes(b"1234567890")
     with pytest.raises(sparsight.PlanError, match="is damaged"):
         distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
 
@@ -264,7 +265,7 @@ def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert sparsight.load(tmp_path) == plan
     assert (tmp_path / "analysis.json").exists()
-    assert not (tmp_path / distilling.CHECKPOINT_FILE).exists()
+    assert not (tmp_path / CHECKPOINT_FILE).exists()
     assert len(plan.layers) == 4
     assert {row.layer for row in plan.layers if row.sparse} == set(plan.method.layers)
     assert any("joint relative error" in reason for reason in plan.reasons)

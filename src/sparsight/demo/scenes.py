@@ -2,9 +2,9 @@
 
 A scene is a textured, cluttered background with a few small objects of ten kinds.  Sizes are in
 pixels, not in fractions of the picture, so a larger picture shows more background around objects of
-the same size: high resolution matters, and most of the picture does not.  A kind is told by its
-shape and by its hue, and neither alone is enough: the ranges of hue overlap, and the clutter takes
-every hue.  The same seed and size give the same scene.
+the same size: high resolution matters, and most of the picture does not.  A kind has its shape and its
+range of hues; the clutter takes every hue, so colour alone does not tell an object from a blot.  The
+same seed and size give the same scene.
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ KINDS = (
     "star", "crescent", "hexagon", "bars", "checker",
 )  # fmt: skip
 BACKGROUND = 0  # label of every pixel that is no object; kind k has label k + 1
-RADIUS_PX = (20.0, 40.0)
-HUE_JITTER = 0.07  # of the colour circle, each way; neighbouring kinds are 0.1 apart
+RADIUS_PX = (22.0, 48.0)
+HUE_JITTER = 0.05  # of the colour circle, each way; neighbouring kinds are 0.1 apart
 PIXELS_PER_OBJECT = 110_000  # a 1024 x 1024 scene has 9 or 10 objects on average
 OUTLINE_PX = 2.0
 

@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from sparsight.families.base import Family, Parts, is_instance
-from sparsight.families.timm_vit import merge
+from sparsight.families.timm_vit import PLACES, SCALED, merge
 
 EVA, ATTENTION = "timm.models.eva.", "timm.layers.attention.AttentionRope"
 
@@ -45,8 +45,6 @@ def _scaled(gamma, y):
 
 FAMILY = Family(
     name="timm_eva",
-    library="timm",
-    verified_with="1.0.31",
     examples="DINOv3, EVA-02, Perception Encoder, ViTs with RoPE",
     requirements=(
         ("a timm Eva model", lambda m: is_instance(m, EVA + "Eva")),
@@ -62,18 +60,8 @@ FAMILY = Family(
             "as many key heads as query heads (no grouped-query attention)",
             lambda m: all(getattr(b.attn, "num_kv_groups", 1) == 1 for b in m.blocks),
         ),
-        (
-            "attention scaled by 1/sqrt(head width) and without dropout",
-            lambda m: all(
-                b.attn.scale == b.attn.head_dim**-0.5 and b.attn.attn_drop.p == 0 for b in m.blocks
-            ),
-        ),
+        SCALED,
     ),
-    blocks=lambda m: m.blocks,
-    dim=lambda m: m.embed_dim,
-    prefix_tokens=lambda m: m.num_prefix_tokens,
-    patch_px=lambda m: tuple(m.patch_embed.patch_size),
-    heads=lambda block: block.attn.num_heads,
     parts=Parts(
         norm=lambda block, x: block.norm1(x),
         qkv=_qkv,
@@ -81,6 +69,6 @@ FAMILY = Family(
         residual=lambda block, x, y: x + block.drop_path1(_scaled(block.gamma_1, y)),
         mlp=lambda block, x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
     ),
-    features=lambda m, images: m.forward_features(images),
     per_token=("rope",),
+    **PLACES,
 )

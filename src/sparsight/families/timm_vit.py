@@ -1,5 +1,7 @@
 """timm `VisionTransformer` with pre-norm blocks: DINOv2, CLIP and SigLIP towers, DeiT, AugReg."""
 
+from typing import Any
+
 from sparsight.families.base import Family, Parts, is_instance
 
 VIT = "timm.models.vision_transformer."
@@ -20,10 +22,24 @@ def merge(block, out, h):
     return attn.proj_drop(attn.proj(y))
 
 
+# Both of timm's families keep things in the same places.
+SCALED = (
+    "attention scaled by 1/sqrt(head width) and without dropout",
+    lambda m: all(b.attn.scale == b.attn.head_dim**-0.5 and b.attn.attn_drop.p == 0 for b in m.blocks),
+)
+PLACES: dict[str, Any] = {
+    "library": "timm",
+    "verified_with": "1.0.31",
+    "blocks": lambda m: m.blocks,
+    "dim": lambda m: m.embed_dim,
+    "prefix_tokens": lambda m: m.num_prefix_tokens,
+    "patch_px": lambda m: tuple(m.patch_embed.patch_size),
+    "heads": lambda block: block.attn.num_heads,
+    "features": lambda m, images: m.forward_features(images),
+}
+
 FAMILY = Family(
     name="timm_vit",
-    library="timm",
-    verified_with="1.0.31",
     examples="DINOv2 (with and without registers), CLIP and SigLIP towers, DeiT, AugReg ViT",
     requirements=(
         ("a timm VisionTransformer", lambda m: is_instance(m, VIT + "VisionTransformer")),
@@ -35,18 +51,8 @@ FAMILY = Family(
             "plain global attention (timm's Attention) in every block",
             lambda m: all(is_instance(b.attn, "timm.layers.attention.Attention") for b in m.blocks),
         ),
-        (
-            "attention scaled by 1/sqrt(head width) and without dropout",
-            lambda m: all(
-                b.attn.scale == b.attn.head_dim**-0.5 and b.attn.attn_drop.p == 0 for b in m.blocks
-            ),
-        ),
+        SCALED,
     ),
-    blocks=lambda m: m.blocks,
-    dim=lambda m: m.embed_dim,
-    prefix_tokens=lambda m: m.num_prefix_tokens,
-    patch_px=lambda m: tuple(m.patch_embed.patch_size),
-    heads=lambda block: block.attn.num_heads,
     parts=Parts(
         norm=lambda block, x: block.norm1(x),
         qkv=_qkv,
@@ -54,5 +60,5 @@ FAMILY = Family(
         residual=lambda block, x, y: x + block.drop_path1(block.ls1(y)),
         mlp=lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
     ),
-    features=lambda m, images: m.forward_features(images),
+    **PLACES,
 )

@@ -11,9 +11,7 @@ adapted under exact maps lose most of the gain under another scorer.
 """
 
 import copy
-import json
 import math
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,18 +20,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
-from sparsight.errors import NotFiniteError, PlanError
-from sparsight.files import write_atomically
+from sparsight.errors import NotFiniteError
 from sparsight.images import Images, Reader
 from sparsight.methods.sve.block import SparseBlock
 from sparsight.plan import Data, Plan
+from sparsight.stages.checkpoint import Checkpoint
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.progress import track
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKPOINT_FILE = "distillation.safetensors"
 Scorer = Literal["exact", "sampled", "linear"]
 
 
@@ -85,7 +82,7 @@ def distil(
 
     `model` itself is the teacher and stays as it is.  With a `folder` the state is saved every minute,
     at an interrupt and at the end, and the same call goes on from there to the same weights; remove
-    CHECKPOINT_FILE when the plan is safe.  Run under `accelerate launch`, every process takes its
+    its checkpoint when the plan is safe.  Run under `accelerate launch`, every process takes its
     share of each step's pictures.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -100,7 +97,13 @@ def distil(
     trained = _trainable(student, layers, settings.train)
     rate = settings.learning_rate or 0.04 / family_in(student).dim(student)
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
-    checkpoint = _Checkpoint(folder, plan, settings, trained, optimizer)
+    checkpoint = Checkpoint(
+        folder,
+        [plan.to_json(), settings.model_dump(mode="json")],
+        trained,
+        optimizer,
+        settings.checkpoint_every_s,
+    )
     losses = checkpoint.resume()
     loss_of, optimizer = accelerator.prepare(LayerwiseLoss(student, teacher, layers), optimizer)
 
@@ -183,59 +186,3 @@ class _Order:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.epoch, self.order = epoch, torch.randperm(self.count, generator=generator)
         return int(self.order[within])
-
-
-class _Checkpoint:
-    """Weights, optimizer moments and losses so far, as safetensors, replaced as a whole."""
-
-    def __init__(
-        self, folder: Path | None, plan: Plan, settings: Distillation, trained: dict[str, nn.Parameter],
-        optimizer: torch.optim.Optimizer,
-    ) -> None:  # fmt: skip
-        self.path = folder / CHECKPOINT_FILE if folder else None
-        self.recipe = json.dumps([plan.to_json(), settings.model_dump(mode="json")])
-        self.trained, self.optimizer, self.settings = trained, optimizer, settings
-        self.saved = time.monotonic()
-
-    def save(self, losses: list[float], now: bool) -> None:
-        """Write, if it is time or `now`."""
-        if self.path is None or not (
-            now or time.monotonic() - self.saved >= self.settings.checkpoint_every_s
-        ):
-            return
-        from safetensors.torch import save_file
-
-        tensors = {f"weight.{name}": p.detach().cpu() for name, p in self.trained.items()}
-        for name, parameter in self.trained.items():
-            for key, value in self.optimizer.state[parameter].items():
-                tensors[f"{key}.{name}"] = value.detach().cpu()
-        metadata = {"recipe": self.recipe, "losses": json.dumps(losses)}
-        write_atomically(self.path, lambda path: save_file(tensors, path, metadata))
-        self.saved = time.monotonic()
-
-    def resume(self) -> list[float]:
-        """Load what was saved, if anything; returns the losses so far."""
-        if self.path is None or not self.path.exists():
-            return []
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(self.path, "pt") as file:
-                metadata, names = file.metadata() or {}, set(file.keys())
-                if metadata.get("recipe") != self.recipe:
-                    raise PlanError(
-                        f"{self.path} is a distillation with other settings or for another plan: delete "
-                        "it, or choose another folder"
-                    )
-                for name, parameter in self.trained.items():
-                    parameter.data.copy_(file.get_tensor(f"weight.{name}"))
-                    self.optimizer.state[parameter] = {
-                        key: file.get_tensor(f"{key}.{name}").to(
-                            "cpu" if key == "step" else parameter.device
-                        )
-                        for key in ("step", "exp_avg", "exp_avg_sq")
-                        if f"{key}.{name}" in names
-                    }
-                return json.loads(metadata["losses"])
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise PlanError(f"{self.path} is damaged ({error}): delete it to start again") from None
