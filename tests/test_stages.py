@@ -272,6 +272,13 @@ def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path):
     sparsight.apply(model, tmp_path)
 
 
+def test_distillation_is_sparse_even_below_the_crossover():
+    model = make_model("augreg")
+    plan = make_plan(model, "exact", min_tokens=10_000)
+    losses = distilling.distil(model, plan, pictures_for(model), sparsight.Distillation(steps=1))[1]
+    assert losses[0] > 1e-5
+
+
 def test_optimize_by_indicator_and_by_name():
     model = make_model("augreg")
     model.blocks[1].attn.qkv.weight.data *= 20  # sharp attention: a few tokens get it all

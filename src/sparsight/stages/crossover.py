@@ -28,7 +28,7 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
     timing.steady_allocator()
     rows: list[dict[str, float]] = []
     with evaluating(model):
-        always = plan.with_(method=plan.method.model_copy(update={"min_tokens": 0}))
+        always = plan.with_(method=plan.method.at_any_size())
         sparse = apply(copy.deepcopy(model), always)
         with fused(model, sparse):
             for side in GRID_SIDES:

@@ -92,7 +92,8 @@ def distil(
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
     )
     teacher = model.to(accelerator.device).eval()
-    student = apply(copy.deepcopy(teacher), plan)
+    sparse = plan.with_(method=plan.method.at_any_size())
+    student = apply(copy.deepcopy(teacher), sparse)
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
     rate = settings.learning_rate or 0.04 / family_in(student).dim(student)

@@ -142,9 +142,8 @@ def _select(
             )
         return layers, None, f"layers {list(layers)}: sparsity indicator above {threshold}"
     # The scorer that will run may not be trained yet; the exact map shows what a layer itself can take.
-    base = config.model_copy(
-        update={"scorer": "exact" if config.scorer == "linear" else config.scorer, "min_tokens": 0}
-    )
+    scorer = "exact" if config.scorer == "linear" else config.scorer
+    base = config.at_any_size().model_copy(update={"scorer": scorer})
     trials = [base.model_copy(update={"layers": (n,)}) for n in range(len(found.layers))]
     damages = select.damage_of(model, images, trials)
     layers, error = select.by_damage(model, images, base, damages, limit)
@@ -163,7 +162,7 @@ def _select(
 def _refitted(plan: Plan, model: nn.Module, images: Images, max_images: int) -> tuple[Plan, Analysis]:
     """The plan with projectors for the adapted model, and the statistics of that model."""
     layers = plan.method.named_layers
-    apply(model, plan)
+    apply(model, plan.with_(method=plan.method.at_any_size()))
     try:
         if plan.method.scorer == "linear" and "distillation" in plan.recipe:
             plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))

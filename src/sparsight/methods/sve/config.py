@@ -66,6 +66,10 @@ class SVE(BaseModel):
             raise ValueError(f"layers={self.layers!r} has not been resolved against a model")
         return self.layers
 
+    def at_any_size(self) -> Self:
+        """The same without a dense fallback, for adapting and judging the sparse path itself."""
+        return self.model_copy(update={"min_tokens": 0})
+
     def followers(self) -> dict[int, int]:
         """For each layer that reuses a pattern, the layer that ranks for it."""
         return {layer: group[0] for group in self.groups for layer in group[1:]}
