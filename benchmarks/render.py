@@ -133,6 +133,17 @@ def recall(found: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines)
 
 
+def encoder(facts: dict[str, Any]) -> str:
+    """What the embedded encoder scores on scenes it was not trained on."""
+    held_out = facts["held_out"]
+    lines = [
+        [size, str(held_out["scenes"]), f"{score['miou']:.3f}", f"{score['accuracy']:.3f}"]
+        for size, score in held_out["scores"].items()
+    ]
+    note = f"*{facts['parameters'] / 1e6:.1f} M parameters, trained on {facts['machine']}.*"
+    return note + "\n\n" + rows(["resolution", "scenes", "foreground mIoU", "accuracy"], lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
@@ -141,6 +152,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
     "memory": ("memory-cpu.json", memory),
+    "encoder": ("../../src/sparsight/demo/weights/encoder.json", encoder),
 }
 
 

@@ -56,7 +56,7 @@ class Phase:
     patches: tuple[int, int]
 
 
-PHASES = (Phase(500, 8, (16, 16)), Phase(150, 4, (24, 32)), Phase(60, 1, GRID))
+PHASES = (Phase(400, 8, (16, 16)), Phase(120, 4, (24, 32)), Phase(40, 1, GRID))
 LEARNING_RATE = 5e-4
 
 

@@ -1,6 +1,6 @@
 """Score training checkpoints, and put the chosen one into the package with its scores.
 
-`python benchmarks/encoder/evaluate.py runs/encoder/phase4.safetensors [--install]`
+`python benchmarks/encoder/evaluate.py runs/encoder/phase7.safetensors [--install]`
 """
 
 import argparse
