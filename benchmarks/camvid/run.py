@@ -15,6 +15,7 @@ from sparsight.demo import encoder
 from sparsight.demo.evaluate import evaluate
 from sparsight.demo.run import build_arms, time_arms
 from sparsight.files import write_json
+from sparsight.run import PLAN_FILE
 from sparsight.stages import timing
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.measure import name
@@ -24,7 +25,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/camvid"))
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--frames", type=int, default=101, help="validation frames, at most")
     arguments = parser.parse_args()
@@ -32,13 +33,17 @@ if __name__ == "__main__":
     model.load_state_dict(load_file(arguments.out / "camvid.safetensors"))
     images = sparsight.ImageFolder(arguments.data / "train" / "images", SIZE, encoder.MEAN, encoder.STD)
     distillation = sparsight.Distillation(steps=arguments.steps, scorers=("exact", "linear", "sampled"))
-    plan = sparsight.optimize(
-        model, images, sparsight.SVE(scorer="linear"), arguments.out / "run", distillation
-    )
+    run = arguments.out / "run"
+    if (run / PLAN_FILE).exists():  # distilled before: only measure
+        plan = sparsight.load(run)
+    else:
+        plan = sparsight.optimize(
+            model, images, sparsight.SVE(scorer="linear"), run, distillation, max_images=8
+        )
     print(*plan.reasons, sep="\n", flush=True)
-    found = analyze(model, images, 16)
+    found = analyze(model, images, 8)
     sparse = sparsight.apply(model, plan)
-    distilled = analyze(sparse, images, 16, projectors_of(plan))
+    distilled = analyze(sparse, images, 8, projectors_of(plan))
     sparsight.restore(model)
     arms = build_arms(model, plan)
     steady = timing.steady_allocator()
@@ -50,7 +55,7 @@ if __name__ == "__main__":
         "protocol": timing.protocol(
             torch.device("cpu"), torch.float32, resolution=name(SIZE), batch=1,
             repeats=arguments.repeats, steady_allocator=steady, frames=len(samples),
-            distillation=distillation.model_dump(mode="json"),
+            distillation=plan.recipe["distillation"],
             method=plan.method.model_dump(mode="json"), reasons=list(plan.reasons),
             miou="mean over the eleven classes of the IoU of pixels, void ignored",
             command="python benchmarks/camvid/run.py --data CAMVID",
