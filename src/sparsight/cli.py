@@ -142,7 +142,7 @@ def optimize(
     max_error: Annotated[
         float | None,
         typer.Option(
-            min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.3]"
+            min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.15]"
         ),
     ] = None,
     reuse: Annotated[bool, typer.Option(help="let consecutive layers share a pattern")] = True,
