@@ -8,8 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Layers = tuple[Annotated[int, Field(ge=0)], ...]
 
-# For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where its
-# plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
+# For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
+# its plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
 MIN_TOKENS = 1024
 
 
