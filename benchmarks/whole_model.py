@@ -74,11 +74,11 @@ if __name__ == "__main__":
         for row in rows[-len(models) :]:
             row["speedup"] = dense["latency_ms"] / row["latency_ms"]
             print(timm_name, size, row["arm"], f"{row['speedup']:.2f}", flush=True)
-    result = {
-        "protocol": timing.protocol(
-            device, torch.float32, keep=KEEP, batch=1, repeats=arguments.repeats,
-            steady_allocator=steady, weights="random", command="python benchmarks/whole_model.py",
-        ),
-        "rows": rows,
-    }  # fmt: skip
-    write_json(Path(__file__).parent / "results" / f"whole_model-{device.type}.json", result)
+        result = {  # written after each case: what was measured is not lost to an interrupt
+            "protocol": timing.protocol(
+                device, torch.float32, keep=KEEP, batch=1, repeats=arguments.repeats,
+                steady_allocator=steady, weights="random", command="python benchmarks/whole_model.py",
+            ),
+            "rows": rows,
+        }  # fmt: skip
+        write_json(Path(__file__).parent / "results" / f"whole_model-{device.type}.json", result)

@@ -193,6 +193,11 @@ def test_a_full_disk_is_told_before_the_work(run, checkpoint, images, tmp_path):
     assert "Traceback" not in err
 
 
+def heed_interrupts():
+    """A job in the background of a shell inherits that interrupts are ignored; a user's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("stage", ["analysis", "distillation"])
 def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, stage):
     images = fill(tmp_path / "images", 40, (400, 300))
@@ -201,7 +206,7 @@ def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, st
         tmp_path / "run", "--resolution", "512", "--layers", "0-3", "--distill", "--steps", "100000",
         "--max-images", "4" if stage == "distillation" else "40",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         begun = (tmp_path / "run").is_dir()
@@ -211,7 +216,10 @@ def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, st
         time.sleep(0.05)
     time.sleep(3 if stage == "distillation" else 0.3)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert err.strip().endswith("goes on from there")
     assert "Traceback" not in err
