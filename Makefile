@@ -24,7 +24,9 @@ bench: setup
 	$(BIN)/python benchmarks/attention.py
 	$(BIN)/python benchmarks/whole_model.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/crossover.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 64 --json benchmarks/results/demo-cpu.json
+	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
 	$(BIN)/python benchmarks/render.py
 
 setup: $(READY)

@@ -86,7 +86,7 @@ if __name__ == "__main__":
             arms, kept = arms_for(block, tokens, dim, device)
         repeats = max(3, arguments.repeats // (3 if tokens > 10_000 else 1))
         times = timing.interleave(arms, repeats, device, f"{name} {tokens}")
-        row = {"model": name, "tokens": tokens, "kept": kept}
+        row = {"model": name, "tokens": tokens, "kept": kept, "repeats": repeats}
         row["limit"] = 1 / (1 - (1 - kept / tokens) ** 2)
         row["arms"] = {arm: timing.summary(t) for arm, t in times.items()}
         for arm in row["arms"]:

@@ -1,7 +1,5 @@
 """Calibrate: where is this model's attention sparse?  Exact statistics over unlabelled images."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 
@@ -12,9 +10,6 @@ from sparsight.ops import statistics
 from sparsight.plan import Data
 from sparsight.stages.observe import LayerView, evaluating, watch
 from sparsight.stages.progress import track
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 TRUE_FRACTION = 1 / 8  # the paper's: the top 1/8 of m is what a scorer has to find
 KEPT_FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # the recall curve's x axis (Fig. 5)
@@ -120,5 +115,5 @@ class _Totals:
 
 
 def _curve(estimate: Tensor, m: Tensor) -> Tensor:
-    kept: Sequence[float] = KEPT_FRACTIONS
-    return torch.stack([statistics.recall(estimate, m, f, TRUE_FRACTION)[0] for f in kept])
+    recalls = [statistics.recall(estimate, m, kept, TRUE_FRACTION)[0] for kept in KEPT_FRACTIONS]
+    return torch.stack(recalls)

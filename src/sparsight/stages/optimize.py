@@ -25,8 +25,7 @@ from sparsight.stages.predict import fit_projectors
 from sparsight.stages.timing import versions
 
 # Without distillation the features may move by a tenth.  Distillation takes back most of what sparse
-# attention costs, so more layers may take part when it follows.  On the embedded encoder 0.25 cost 3 to
-# 6 points of mIoU even distilled (seen while the default was chosen, not a published figure).
+# attention costs, so more layers may take part when it follows.
 MAX_ERROR, MAX_ERROR_DISTILLED = 0.1, 0.15
 REUSE_OVERLAP = 0.6
 
