@@ -33,7 +33,7 @@ app = typer.Typer(
 
     Start with [bold]sparsight demo --out runs/demo[/bold]: the whole pipeline on an encoder that comes
     with the package.  Then [bold]analyze[/bold] your model on your images, [bold]optimize[/bold] it, and
-    [bold]measure[/bold] what you gained and what it cost.
+    [bold]measure[/bold] what you gained and what it cost; [bold]evaluate[/bold] judges it by a task.
 
     MODEL is [bold]demo[/bold], [bold]timm:NAME[/bold] (random weights unless --pretrained or
     --checkpoint), or a folder written by timm's save_for_hf.

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import say
+from sparsight.errors import SparsightError
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, or a folder")]
 ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
@@ -33,6 +34,21 @@ def open_model(
     return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
 
 
+def model_of(
+    run: Path, resolution: str | None, pretrained: bool, checkpoint: Path | None
+) -> tuple[Any, Any, tuple[int, int]]:
+    """The plan in a run folder, the loaded model it was made for, and the resolution to use."""
+    from sparsight.images import parse_resolution
+    from sparsight.models import load_model
+    from sparsight.run import load
+
+    plan = load(run)
+    if plan.source is None or plan.resolution is None:
+        raise SparsightError(f"{run} does not say which model it was made for: use the verb in Python")
+    size = parse_resolution(resolution) if resolution else plan.resolution
+    return plan, load_model(plan.source, plan.resolution, pretrained, checkpoint), size
+
+
 def write(result: Any, *places: Path | None) -> None:
     """`result` as JSON to each place that was named."""
     from sparsight.files import write_json
@@ -42,7 +58,7 @@ def write(result: Any, *places: Path | None) -> None:
             write_json(place, result)
 
 
-def report_skipped(skipped: Any) -> None:
-    """Say how many pictures could not be read."""
+def report_skipped(skipped: Any, what: str = "unreadable images") -> None:
+    """Say how many pictures were left out."""
     if skipped:
-        say(f"{len(skipped)} unreadable images were skipped, the first: {skipped[0]}")
+        say(f"{len(skipped)} {what} were skipped, the first: {skipped[0]}")

@@ -15,6 +15,7 @@ from sparsight.cli.options import (
     ModelArgument,
     PretrainedOption,
     ResolutionOption,
+    model_of,
     open_model,
     report_skipped,
     write,
@@ -174,15 +175,10 @@ def measure(
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
     from sparsight.images import ImageFolder, Images
-    from sparsight.models import load_model
-    from sparsight.run import load
     from sparsight.stages import measure as stage
 
-    plan = load(run)
-    if plan.source is None or plan.resolution is None:
-        raise SparsightError(f"{run} does not say which model it was made for: use Python's measure()")
-    sizes = [parse_resolution(text) for text in resolution or [stage.name(plan.resolution)]]
-    loaded = load_model(plan.source, plan.resolution, pretrained, checkpoint)
+    plan, loaded, own = model_of(run, None, pretrained, checkpoint)
+    sizes = [parse_resolution(text) for text in resolution] if resolution else [own]
     folder: Images | None = None
     if images:
         folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std)

@@ -1,0 +1,85 @@
+"""Evaluate: a task's metric of a dense model and of its sparse form, in one run."""
+
+import copy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sparsight.attach import applied, apply, family_in
+from sparsight.errors import PlanError, SparsightError
+from sparsight.images import check_resolution
+from sparsight.methods import Config
+from sparsight.plan import Plan
+from sparsight.stages import timing
+from sparsight.stages.measure import name as size_name
+from sparsight.stages.observe import evaluating
+from sparsight.tasks import task_named
+from sparsight.tasks.base import Arms, Request, grid_of
+from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
+
+COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
+
+
+def evaluate(
+    model: nn.Module,
+    plan: Plan | Config,
+    task: str,
+    data: str | Path,
+    resolution: tuple[int, int] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Judge `model` as it is (dense) and a copy with `plan` applied, on the folder `data`.
+
+    `task` is one of `sparsight.tasks.TASKS`; `resolution` is the plan's unless given; `options` are
+    those of `sparsight.tasks.base.Request`.  Returns `protocol`, `scores` and `details` (each row:
+    dense, sparse, difference, and the interval low to high of the difference), the `worst` images, and
+    what was `skipped` or needs `notes`.
+    """
+    if applied(model):
+        raise PlanError("evaluate compares a dense model with a plan: restore the model first")
+    plan = plan if isinstance(plan, Plan) else Plan(method=plan)
+    size = resolution or plan.resolution
+    if size is None:
+        raise PlanError("this plan does not say for which resolution it was made: give one")
+    chosen = task_named(task)
+    request = Request(Path(data), size, **options)
+    if not request.data.is_dir():
+        raise SparsightError(f"there is no folder {request.data}")
+    for option in fields(request):
+        given = getattr(request, option.name) != option.default
+        if given and option.name not in COMMON | chosen.uses:
+            raise SparsightError(f"the task {task} has no use for the option {option.name}")
+    check_resolution(size, family_in(model).patch_px(model))
+    first = next(model.parameters())
+    with evaluating(model):
+        arms = Arms(model, apply(copy.deepcopy(model), plan))
+        found = chosen.run(arms, request)
+    return {
+        "task": task,
+        "protocol": timing.setting(first.device, first.dtype) | {
+            "data": request.data.name, "resolution": size_name(size), "seed": request.seed,
+            "images": found.images, "metric": found.metric, "source": plan.source,
+            "method": plan.method.model_dump(mode="json"),
+            "interval": f"{100 * CONFIDENCE:.0f} %, bootstrap over images, {RESAMPLES} draws, paired",
+            **found.recipe,
+        },
+        "scores": found.scores,
+        "details": found.details,
+        "worst": found.worst,
+        "skipped": found.skipped,
+        "notes": [*_dense_note(arms, plan, size), *found.notes],
+    }  # fmt: skip
+
+
+def _dense_note(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
+    """A warning if the sparse arm has so few tokens that its layers run dense."""
+    rows, columns = grid_of(arms.dense, size)
+    tokens = rows * columns + family_in(arms.dense).prefix_tokens(arms.dense)
+    if tokens >= plan.method.min_tokens:
+        return []
+    return [
+        f"at {size_name(size)} there are {tokens} tokens, fewer than the {plan.method.min_tokens} from "
+        "which the plan is sparse: both arms ran dense"
+    ]
