@@ -26,6 +26,7 @@ class TaskName(StrEnum):
     segmentation = "segmentation"
     classification = "classification"
     salient = "salient"
+    prompted = "prompted"
 
 
 class LayoutName(StrEnum):
@@ -71,6 +72,10 @@ def evaluate(
     void: Annotated[
         int | None, typer.Option(help="label of pixels that do not count  [default: the layout's]")
     ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(help="class names, one a line: classification becomes zero-shot (CLIP, SigLIP)"),
+    ] = None,
     worst: Annotated[int, typer.Option(min=0, help="how many of the worst pictures to list")] = 5,
     seed: Annotated[int, typer.Option(help="of the bootstrap and of the choice of patches")] = 0,
     json: JsonOption = None,
@@ -87,16 +92,20 @@ def evaluate(
     val/...; 11, void 11).
 
     [bold]classification[/bold]: k-NN and linear probe, top-1.  DATA has train/CLASS/*.jpg and
-    val/CLASS/*.jpg.
+    val/CLASS/*.jpg; with --names, zero-shot by the model's own text tower.
 
     [bold]salient[/bold]: IoU of the object in each picture.  DATA has im/ and gt/, or images/ and
     masks/, alone or within train/ and val/ (or DIS-TR/ and DIS-VD/).
+
+    [bold]prompted[/bold]: IoU of each object from five points in it, with SAM 2.  DATA has im/ and
+    gt/, or images/ and masks/.
 
     No data at hand?  [bold]sparsight scenes[/bold] writes some.  The result is saved in RUN as
     evaluate-TASK.json.
     """
     from sparsight import tables
     from sparsight.tasks.evaluate import evaluate as judge
+    from sparsight.tasks.zeroshot import tokenizer_in
 
     plan, loaded, size = model_of(run, resolution, pretrained, checkpoint)
     if loaded.random_weights:
@@ -105,6 +114,7 @@ def evaluate(
         loaded.model, plan, task.value, data, size, mean=loaded.mean, std=loaded.std,
         max_images=max_images, max_train_images=max_train_images, own_probe=own_probe,
         layout=layout.value if layout else None, classes=classes, void=void, worst=worst, seed=seed,
+        names=names, tokenizer=tokenizer_in(plan.source) if names else None,
     )  # fmt: skip
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)

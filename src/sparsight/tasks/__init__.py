@@ -5,7 +5,7 @@ from importlib import import_module
 from sparsight.errors import SparsightError
 from sparsight.tasks.base import Task
 
-TASKS = ("features", "segmentation", "classification", "salient")
+TASKS = ("features", "segmentation", "classification", "salient", "prompted")
 
 
 def task_named(name: str) -> Task:

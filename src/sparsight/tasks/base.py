@@ -1,5 +1,6 @@
 """What a task is given, and what it gives back."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,16 +9,21 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
-from sparsight.errors import NotFiniteError
+from sparsight.errors import NotFiniteError, UnsupportedModelError
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
 class Arms:
-    """The model as it was, and a copy with the plan applied; both in evaluation mode."""
+    """The encoder as it was, and a copy with the plan applied; both in evaluation mode.
+
+    `models` are the whole models they are part of, dense first: the encoders themselves, unless the
+    encoder is a module of a larger model.
+    """
 
     dense: nn.Module
     sparse: nn.Module
+    models: tuple[nn.Module, nn.Module]
 
     def both(self) -> tuple[nn.Module, nn.Module]:
         """Dense first."""
@@ -85,7 +91,12 @@ def patches_of(model: nn.Module, picture: Tensor) -> Tensor:
     return tokens_of(model, picture)[family_in(model).prefix_tokens(model) :]
 
 
-def grid_of(model: nn.Module, resolution: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches at a resolution."""
-    height, width = family_in(model).patch_px(model)
-    return resolution[0] // height, resolution[1] // width
+def grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of so many patch tokens of a picture, each standing for a square of pixels."""
+    height, width = resolution
+    rows = round(math.sqrt(tokens * height / width))
+    if rows == 0 or tokens % rows or rows * width != tokens // rows * height:
+        raise UnsupportedModelError(
+            f"{tokens} patch tokens are no grid of squares over {height} x {width} pixels"
+        )
+    return rows, tokens // rows

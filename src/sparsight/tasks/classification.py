@@ -11,18 +11,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_accuracy
 
 from sparsight.attach import family_in
 from sparsight.errors import LabelsError
 from sparsight.images import ImageFiles, Reader
 from sparsight.stages.progress import track
-from sparsight.tasks import probe
+from sparsight.tasks import probe, zeroshot
 from sparsight.tasks.base import Arms, Outcome, Request, tokens_of
 from sparsight.tasks.layouts import class_folders
 from sparsight.tasks.paired import compare, mean_of, worst_images
+from sparsight.tasks.top1 import right
 
-USES = frozenset({"max_train_images", "own_probe"})
+USES = frozenset({"max_train_images", "own_probe", "names", "tokenizer"})
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 QUERIES_AT_ONCE = 64
 METRIC = "top-1: share of the pictures whose class was found"
@@ -30,6 +30,8 @@ METRIC = "top-1: share of the pictures whose class was found"
 
 def run(arms: Arms, request: Request) -> Outcome:
     """Embed the training pictures, then judge both arms on the validation pictures."""
+    if request.names is not None:
+        return zeroshot.run(arms, request)
     train, val = (class_folders(request.data / split) for split in ("train", "val"))
     names = sorted(train)
     for name in val:
@@ -46,18 +48,18 @@ def run(arms: Arms, request: Request) -> Outcome:
         "k-NN top-1": [knn(q, bank, truth, len(names)) for q, bank in _each(queries, banks)],
         "linear top-1": [fitted(q).argmax(1) for q, fitted in _each(queries, linear)],
     }
-    right = {
-        metric: [_right(answer, wanted, len(names)) for answer in both]
+    found = {
+        metric: [right(answer, wanted, len(names)) for answer in both]
         for metric, both in answers.items()
     }
-    dense, sparse = right["k-NN top-1"]
+    dense, sparse = found["k-NN top-1"]
     images = len(files)
     absent = [name for name in names if not val.get(name)]
     return Outcome(
         metric=METRIC,
         scores=[
             compare(metric, mean_of(one), mean_of(two), images, request.seed)
-            for metric, (one, two) in right.items()
+            for metric, (one, two) in found.items()
         ],
         images=images,
         worst=worst_images([request.name_of(f) for f in files], dense, sparse, request.worst),
@@ -121,10 +123,3 @@ def knn(queries: Tensor, bank: Tensor, truth: Tensor, classes: int) -> Tensor:
 def _each(queries: list[Tensor], trained: list) -> list[tuple]:
     """Dense with the first of `trained`, sparse with the last (the same, unless each has its own)."""
     return [(queries[0], trained[0]), (queries[1], trained[-1])]
-
-
-def _right(answer: Tensor, wanted: Tensor, classes: int) -> Tensor:
-    """1 for each right answer, 0 for each wrong one, (n,)."""
-    return multiclass_accuracy(
-        answer[:, None], wanted[:, None], classes, average="micro", multidim_average="samplewise"
-    ).cpu()

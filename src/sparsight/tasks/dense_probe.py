@@ -33,13 +33,14 @@ def fit_probes(arms: Arms, samples: LabelledFiles, request: Request, classes: in
     """A probe on the dense model's features for both arms, or one each if the request asks for it."""
     count = min(request.max_train_images or len(samples), len(samples))
     models = arms.both() if request.own_probe else (arms.dense,)
-    grid, reader = grid_of(arms.dense, request.resolution), Reader(samples)
+    reader = Reader(samples)
     features: list[list[Tensor]] = [[] for _ in models]
     targets: list[Tensor] = []
     per_picture = 0
     for place, sample in track(reader.placed(count), "Reading training pictures", count):
-        shares = patch_shares(sample.labels, grid, classes)
         tokens = [patches_of(model, sample.picture) for model in models]
+        grid = grid_of(len(tokens[0]), request.resolution)
+        shares = patch_shares(sample.labels, grid, classes)
         per_picture = per_picture or CACHE_BYTES // (4 * tokens[0].shape[1] * count * len(models))
         order = torch.randperm(
             len(shares), generator=torch.Generator().manual_seed(request.seed + place)
@@ -118,7 +119,7 @@ def patch_shares(labels: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
 def label_map(model: nn.Module, fitted: Probe, picture: Tensor, size: tuple[int, int]) -> Tensor:
     """The class of each pixel, (height, width) of `size`, by bilinear logits of one picture."""
     logits = fitted(patches_of(model, picture))
-    rows, columns = grid_of(model, (picture.shape[1], picture.shape[2]))
+    rows, columns = grid_of(len(logits), (picture.shape[1], picture.shape[2]))
     return largest(logits.T.unflatten(1, (rows, columns))[None], size)
 
 

@@ -65,9 +65,9 @@ def run(arms: Arms, request: Request) -> Outcome:
 
 
 def outputs(model: nn.Module, picture: Tensor) -> list[Tensor]:
-    """What each layer gives, and the final tokens last; each (1, n, c)."""
+    """What each layer gives, and the final tokens last; each (1, n, c), grids of tokens in rows."""
     family, like = family_in(model), next(model.parameters())
     layers = range(len(family.blocks(model)))
     with outputs_of(model, layers) as found:
         final = family.features(model, picture[None].to(like.device, like.dtype))
-    return [*(found[layer] for layer in layers), final]
+    return [*(found[layer].flatten(1, -2) for layer in layers), final]

@@ -72,13 +72,21 @@ def class_numbers(classes: int, void: int) -> "Callable[[Pair, Image], NDArray]"
     return read
 
 
-def object_mask(pair: Pair, image: "Image") -> NDArray:
-    """1 where a mask is more than half white (or has any palette entry but the first), 0 elsewhere."""
+def objects(pair: Pair, image: "Image") -> NDArray:
+    """The number of each pixel's object, 0 for none: its palette entry, or 1 if more than half white.
+
+    A reader for `LabelledFiles`; it has no need of `pair`.
+    """
     if image.mode == "P":
-        return (np.asarray(image) > 0).astype(np.int64)
+        return np.asarray(image).astype(np.int64)
     grey = np.asarray(image.convert("L") if len(image.getbands()) > 1 else image).astype(np.int64)
     white = next(top for top in (1, 255, 65535) if grey.max(initial=0) <= top)
     return (2 * grey > white).astype(np.int64)
+
+
+def object_mask(pair: Pair, image: "Image") -> NDArray:
+    """1 where there is an object, 0 elsewhere."""
+    return (objects(pair, image) > 0).astype(np.int64)
 
 
 def _read(pair: Pair, read: "Callable[[Pair, Image], NDArray]") -> NDArray:
