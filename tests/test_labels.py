@@ -18,11 +18,11 @@ def samples(folder, read, size=(32, 32)):
     )
 
 
-def pair(folder, labels, picture=None, exif=None, **options):
+def pair(folder, labels, picture=None, camera=None, **options):
     """One picture with its labels, in images/ and labels/."""
     labels = np.asarray(labels)
     save(np.zeros((*labels.shape[:2], 3)) if picture is None else picture, folder / "images" / "a.jpg",
-         **({"exif": exif} if exif else {}), quality=100)  # fmt: skip
+         **({"exif": camera} if camera else {}), quality=100)  # fmt: skip
     path = folder / "labels" / "a.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(labels).save(path, **options)
@@ -95,7 +95,7 @@ def test_labels_turn_with_their_picture(tmp_path, drawn):
 
 @pytest.mark.parametrize(("turn", "shape"), [(3, (4, 6)), (6, (5, 5))])
 def test_turned_pictures_whose_labels_do_not_tell_are_refused(tmp_path, turn, shape):
-    folder = pair(tmp_path, np.zeros(shape, np.uint8), exif=turned(turn))
+    folder = pair(tmp_path, np.zeros(shape, np.uint8), camera=turned(turn))
     with pytest.raises(LabelsError, match=f"orientation {turn}.*save the picture upright"):
         samples(folder, class_numbers(3, 255))[0]
 
