@@ -200,6 +200,16 @@ def test_the_probe_is_at_the_minimum_of_its_loss(monkeypatch):
     assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-3
 
 
+def test_a_channel_that_hardly_moves_is_not_blown_up():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(200, 2, generator=generator)
+    targets = (x[:, 0] > 0).long()
+    still = torch.full((200, 1), 1000.0)
+    fitted = probe.fit(torch.cat([x, still], 1), targets, 2)
+    moved = torch.cat([x, still + 0.1], 1)  # a ten-thousandth, as sparse attention may move it
+    assert (fitted(moved).argmax(1) == targets).float().mean() > 0.95
+
+
 def test_knn_votes_by_hand():
     bank = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     truth = torch.tensor([0, 1, 1])
@@ -259,6 +269,16 @@ def test_empty_masks_are_skipped_and_counted(model, tmp_path):
     assert found["protocol"]["images"] == 3
     assert [s for s in found["skipped"] if "is an empty mask" in s] == found["skipped"]
     assert len(found["skipped"]) == 2
+
+
+@pytest.mark.parametrize("task", FOLDERS)
+def test_features_that_are_not_finite_are_refused(tmp_path, task):
+    broken = make_model("augreg")
+    broken.norm.weight.data[3] = float("nan")
+    with pytest.raises(sparsight.NotFiniteError, match="NaN or infinity"):
+        sparsight.evaluate(
+            broken, SAME, task, FOLDERS[task](tmp_path), SIZE, **OPTIONS.get(task, {})
+        )  # fmt: skip
 
 
 def test_a_plan_that_runs_dense_at_this_size_is_told(model, colours):

@@ -16,6 +16,7 @@ from torch import Tensor
 from sparsight.stages.progress import track
 
 ITERATIONS, RIDGE = 200, 1e-4
+ROUNDING = 1e-6  # of float32, relative
 ROWS_AT_ONCE = 65536  # whose logits are held at the same time
 RECIPE = {
     "probe": "one linear layer on standardised features, cross-entropy, L-BFGS from zero",
@@ -37,7 +38,9 @@ class Probe(NamedTuple):
 
 def fit(features: Tensor, targets: Tensor, classes: int, what: str = "Fitting the probe") -> Probe:
     """The probe for features (n, c) and targets: class numbers (n,), or shares of each class (n, k)."""
-    mean, std = features.mean(0), features.std(0, correction=0).clamp_min(1e-6)
+    mean, spread = features.mean(0), features.std(0, correction=0)
+    # A channel that only rounding moves would be blown up to the size of the others.
+    std = spread.masked_fill(spread <= ROUNDING * mean.abs(), 1)
     weight = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
     bias = torch.zeros(classes, device=features.device, requires_grad=True)
     total = targets.sum() if targets.ndim == 2 else len(targets)

@@ -83,8 +83,8 @@ def predict(model: nn.Module, picture: Tensor, points: Tensor, masks: Tensor) ->
     """One mask for each object, (objects, height, width) like `masks`, from `points` (objects, 5, 2)."""
     like = next(model.parameters())
     height, width = picture.shape[1:]
-    places = points * torch.tensor([width, height]) - 0.5  # the prompt encoder adds half a pixel
-    places = places.to(like.device, like.dtype)
+    # The prompt encoder adds half a pixel; in half precision places would be rounded by several.
+    places = (points * torch.tensor([width, height]) - 0.5).to(like.device, torch.float32)
     found = model(
         pixel_values=picture[None].to(like.device, like.dtype), input_points=places[None],
         input_labels=torch.full((1, *points.shape[:2]), INSIDE, device=like.device),
