@@ -177,6 +177,27 @@ def salience_learning(result: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines)
 
 
+def tasks(result: dict[str, Any]) -> str:
+    """Dense, sparse, difference and its interval, of every task in the file."""
+    parts = []
+    for task in ("features", "segmentation"):
+        found = result[task]
+        p = found["protocol"]
+        note = f"*{task}: {p['images']} images at {p['resolution']}"
+        if "training_images" in p:
+            note += f", probe trained on {p['training_images']}"
+        note += f"; {p['machine']}; PyTorch {p['versions']['torch']}, timm {p['versions']['timm']}.*"
+        lines = []
+        for row in [*found["details"], *found["scores"]]:
+            figures = [row[key] for key in ("dense", "sparse", "difference")]
+            name = f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]
+            span = f"{row['low']:+.4f} to {row['high']:+.4f}"
+            lines.append([name, *(f"{figure:.4f}" for figure in figures), span])
+        header = ["", "dense", "sparse", "difference", p["interval"].split(",")[0] + " interval"]
+        parts.append(note + "\n\n" + rows(header, lines))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
@@ -187,6 +208,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),
+    "tasks": ("tasks-camvid-demo.json", tasks),
     "encoder": ("../../src/sparsight/demo/weights/encoder.json", encoder),
 }
 

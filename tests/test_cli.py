@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from conftest import SMALL
+from task_data import segmentation_folder
 from test_images import fill
 
 import sparsight
@@ -68,11 +69,11 @@ def test_help_names_every_verb_and_is_quick():
     )
     # The aim is one second on an idle machine; the test allows for a busy one.
     assert time.monotonic() - began < 5
-    for verb in ("demo", "analyze", "optimize", "measure"):
+    for verb in ("demo", "analyze", "optimize", "measure", "evaluate", "scenes"):
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "optimize", "measure"])
+@pytest.mark.parametrize("verb", ["demo", "analyze", "optimize", "measure", "evaluate"])
 def test_help_of_each_verb_explains_its_options(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
@@ -116,6 +117,87 @@ def test_optimize_then_measure(run, checkpoint, images, tmp_path):
     }
     assert written["fidelity"]["images"] == 3
     assert {"machine", "versions", "dtype", "threads", "repeats"} <= set(written["protocol"])
+
+
+@pytest.fixture
+def sparse_run(checkpoint, tmp_path):
+    """A run folder of the small model, sparse at any size."""
+    from sparsight.models import load_model
+
+    model = load_model(str(checkpoint), (64, 96)).model
+    method = sparsight.SVE(layers=(1, 2), keep=0.25, min_tokens=0)
+    plan = sparsight.Plan(method=method, source=str(checkpoint), resolution=(64, 96))
+    sparsight.apply(model, plan)
+    return sparsight.save(model, tmp_path / "run")
+
+
+def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
+    data = segmentation_folder(tmp_path / "data")
+    (data / "val" / "images" / "3.png").write_bytes(b"broken")
+    code, out, err = run(
+        "evaluate", sparse_run, "--task", "segmentation", "--data", data, "--classes", 4, "--void", 9,
+        "--max-images", 5, "--max-train-images", 8, "--worst", 2, "--json", tmp_path / "out.json",
+    )  # fmt: skip
+    assert code == 0, err
+    for word in ("mIoU", "class 2: IoU", "pixel accuracy", "lose most", "classes [3]"):
+        assert word in out
+    assert "1 pictures were skipped" in err
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert written == json.loads((sparse_run / "evaluate-segmentation.json").read_text())
+    assert written["protocol"]["images"] == 4
+    assert written["protocol"]["training_images"] == 8
+    assert len(written["worst"]) == 2
+    assert written["protocol"]["data"] == "data"
+
+
+def test_evaluate_at_another_resolution(run, sparse_run, tmp_path):
+    images = segmentation_folder(tmp_path / "data") / "val" / "images"
+    code, out, err = run(
+        "evaluate", sparse_run, "--task", "features", "--data", images, "--resolution", "48"
+    )
+    assert code == 0, err
+    assert "48x48" in out
+    assert "final: relative error" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--task", "features", "--void", "3"], "no use for the option void"),
+        (["--task", "segmentation"], "has the label 7"),
+        (["--task", "salient"], "neither im/ and gt/"),
+        (["--task", "prompted"], "takes no prompts"),
+        (["--task", "classification", "--names", "names.txt"], "has no text tower"),
+        (["--task", "features", "--resolution", "50"], "the nearest that is: 48x48"),
+    ],
+)
+def test_evaluate_refuses_in_one_sentence(run, sparse_run, tmp_path, arguments, says):
+    data = segmentation_folder(tmp_path / "data", labels_of=lambda rng, labels: labels + 7)
+    if "segmentation" in arguments:
+        arguments = [*arguments, "--classes", "3"]
+    code, _, err = run("evaluate", sparse_run, "--data", data, *arguments)
+    assert code == 1
+    assert says in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("layout", "task", "train"),
+    # Sixty pictures of one object each show all ten kinds.
+    [("camvid", "segmentation", 4), ("imagefolder", "classification", 60), ("salient", "salient", 4)],
+)
+def test_scenes_fit_their_task(run, sparse_run, tmp_path, layout, task, train):
+    out = tmp_path / "scenes"
+    code, _, err = run(
+        "scenes", "--out", out, "--layout", layout, "--resolution", "128x192", "--train", train,
+        "--val", 3,
+    )  # fmt: skip
+    assert code == 0, err
+    files = len(list(out.rglob("*.png")))
+    assert files == (train + 3) * (1 if layout == "imagefolder" else 2)
+    code, _, err = run("evaluate", sparse_run, "--task", task, "--data", out)
+    assert code == 0, err
+    assert json.loads((sparse_run / f"evaluate-{task}.json").read_text())["protocol"]["images"] == 3
 
 
 def test_optimize_with_distillation(run, checkpoint, images, tmp_path):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sparsight.errors import ImagesError
-from sparsight.images import ImageFolder, Reader, check_resolution, parse_resolution
+from sparsight.images import ImageFiles, ImageFolder, Reader, check_resolution, parse_resolution
 
 
 def fill(folder, count=4, size=(40, 30)):
@@ -88,3 +88,43 @@ def test_resolutions():
     check_resolution((32, 48), (16, 16))
     with pytest.raises(ImagesError, match=r"518x520 is not a multiple .* 14x14; .*: 518x518"):
         check_resolution((518, 520), (14, 14))
+
+
+def value_of(path) -> list[float]:
+    """The colour of the first pixel, 0 to 1."""
+    return ImageFiles([path], (8, 8), (0, 0, 0), (1, 1, 1))[0][:, 0, 0].tolist()
+
+
+def test_sixteen_bits_keep_their_brightness(tmp_path):
+    Image.fromarray(np.full((8, 8), 128 * 257, np.uint16)).save(tmp_path / "grey.png")
+    Image.fromarray(np.full((8, 8), 64 * 257, np.int32)).save(tmp_path / "wide.tif")
+    assert value_of(tmp_path / "grey.png") == pytest.approx([128 / 255] * 3)
+    assert value_of(tmp_path / "wide.tif") == pytest.approx([64 / 255] * 3)
+
+
+def test_values_of_unknown_range_are_refused(tmp_path):
+    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((8, 8), 1 << 20, np.int32)).save(tmp_path / "huge.tif")
+    for name, says in (("float.tif", "floating-point"), ("huge.tif", "16 bits")):
+        with pytest.raises(ImagesError, match=says):
+            value_of(tmp_path / name)
+
+
+def test_cmyk_and_transparent_pictures_keep_their_colour(tmp_path):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "print.jpg", quality=100)
+    Image.new("RGBA", (8, 8), (255, 0, 0, 3)).save(tmp_path / "transparent.png")
+    for name in ("print.jpg", "transparent.png"):
+        assert value_of(tmp_path / name) == pytest.approx([1, 0, 0], abs=0.02)  # JPEG's rounding
+
+
+@pytest.mark.parametrize("size", [(40, 1), (1, 40), (1, 1), (5, 3)])
+def test_pictures_smaller_than_a_patch_are_enlarged(tmp_path, size):
+    Image.new("RGB", size, (255, 0, 0)).save(tmp_path / "tiny.png")
+    assert ImageFiles([tmp_path / "tiny.png"], (32, 48), (0,) * 3, (1,) * 3)[0].shape == (3, 32, 48)
+    assert value_of(tmp_path / "tiny.png") == [1, 0, 0]
+
+
+def test_places_are_kept_when_pictures_are_skipped(tmp_path):
+    folder = fill(tmp_path / "a", 4)
+    (folder / "1.png").write_bytes(b"")
+    assert [place for place, _ in Reader(ImageFolder(folder, (8, 8))).placed(4)] == [0, 2, 3]

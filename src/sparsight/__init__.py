@@ -3,8 +3,9 @@
 >>> model = sparsight.apply(model, sparsight.SVE(layers=range(6, 12), keep=1 / 8))   # sparse, in place
 >>> model = sparsight.restore(model)                                                 # as it was
 
-The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `save`, `load`,
-`restore`.  Everything is loaded when first used, so that importing the package costs next to nothing.
+The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
+`load`, `restore`.  Everything is loaded when first used, so that importing the package costs next to
+nothing.
 """
 
 from importlib import import_module
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from sparsight.attach import apply, restore, save
     from sparsight.errors import (
         ImagesError,
+        LabelsError,
         NotFiniteError,
         PlanError,
         SparsightError,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
+    from sparsight.tasks.evaluate import evaluate
 
 __version__ = "0.1.0"
 
@@ -34,8 +37,10 @@ _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "Distillation": "sparsight.stages.distil",
+    "evaluate": "sparsight.tasks.evaluate",
     "ImageFolder": "sparsight.images",
     "ImagesError": "sparsight.errors",
+    "LabelsError": "sparsight.errors",
     "load": "sparsight.run",
     "measure": "sparsight.stages.measure",
     "NotFiniteError": "sparsight.errors",
@@ -54,6 +59,7 @@ __all__ = [
     "Distillation",
     "ImageFolder",
     "ImagesError",
+    "LabelsError",
     "NotFiniteError",
     "Plan",
     "PlanError",
@@ -61,6 +67,7 @@ __all__ = [
     "UnsupportedModelError",
     "analyze",
     "apply",
+    "evaluate",
     "load",
     "measure",
     "optimize",

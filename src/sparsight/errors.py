@@ -17,5 +17,9 @@ class ImagesError(SparsightError):
     """There is no usable image, or a resolution does not fit the model."""
 
 
+class LabelsError(SparsightError):
+    """Labels or masks do not fit their pictures, or the options given for them."""
+
+
 class NotFiniteError(SparsightError):
     """NaN or infinity appeared in a model's features."""

@@ -3,30 +3,62 @@
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from sparsight.errors import ImagesError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm"))
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class Images(Protocol):
-    """What the stages need of images: a count, and picture i as a normalised (3, height, width) tensor.
+Item = TypeVar("Item")
+Item_co = TypeVar("Item_co", covariant=True)
 
-    An unreadable picture raises ImagesError when it is asked for; the stages skip and count those.
-    """
+
+class Items(Protocol[Item_co]):
+    """A count, and item i.  An unreadable one raises ImagesError when it is asked for."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> "Tensor": ...
+    def __getitem__(self, index: int, /) -> Item_co: ...
 
 
-class ImageFolder:
-    """Every image file under a folder, resized to one resolution and normalised."""
+# What the stages need of images: pictures as normalised (3, height, width) tensors.
+Images = Items["Tensor"]
+
+
+class ImageFiles:
+    """Image files, resized to one resolution and normalised."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        resolution: tuple[int, int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+    ) -> None:
+        self.paths, self.resolution = list(paths), resolution
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> "Tensor":
+        from PIL import Image
+
+        image = read_picture(self.paths[index])
+        height, width = self.resolution
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
+        return to_tensor(image, self.mean, self.std)
+
+
+class ImageFolder(ImageFiles):
+    """Every image file under a folder, in the order of their names."""
 
     def __init__(
         self,
@@ -35,34 +67,48 @@ class ImageFolder:
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        self.folder, self.resolution = Path(folder), resolution
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.folder = Path(folder)
         if not self.folder.is_dir():
             raise ImagesError(f"there is no folder {self.folder}")
-        self.paths = sorted(
-            p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()
-        )
+        super().__init__(image_files(self.folder), resolution, mean, std)
         if not self.paths:
             raise ImagesError(f"{self.folder} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
 
-    def __len__(self) -> int:
-        return len(self.paths)
 
-    def __getitem__(self, index: int) -> "Tensor":
-        from PIL import Image, ImageOps, UnidentifiedImageError
+def image_files(folder: Path) -> list[Path]:
+    """Every image file under `folder`, at any depth, sorted."""
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
-        path = self.paths[index]
-        try:
-            with Image.open(path) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
-            raise ImagesError(f"cannot read {path}: {error}") from None
-        except Image.DecompressionBombError as error:
-            raise ImagesError(f"{path} is too large: {error}") from None
-        height, width = self.resolution
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
-        return to_tensor(image, self.mean, self.std)
+
+def read_picture(path: Path) -> "Image":
+    """The picture upright (EXIF) in RGB with 8 bits; transparency is dropped, not blended.
+
+    Raises ImagesError if the file cannot be read.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as opened:
+            return _eight_bits(ImageOps.exif_transpose(opened)).convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError) as error:
+        raise ImagesError(f"cannot read {path}: {error}") from None
+    except Image.DecompressionBombError as error:
+        raise ImagesError(f"{path} is too large: {error}") from None
+
+
+def _eight_bits(image: "Image") -> "Image":
+    """Grey of 16 bits scaled to 8; Pillow's own conversion would turn all above 255 white."""
+    import numpy as np
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its values are floating-point numbers, whose range is not known")
+    if not image.mode.startswith("I"):
+        return image
+    grey = np.asarray(image)
+    if grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("its values do not fit into 16 bits")
+    return Image.fromarray((grey // 257).astype(np.uint8))
 
 
 def to_tensor(image: object, mean: Sequence[float], std: Sequence[float]) -> "Tensor":
@@ -74,15 +120,15 @@ def to_tensor(image: object, mean: Sequence[float], std: Sequence[float]) -> "Te
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
-class Reader:
-    """Reads pictures for a stage, passing over unreadable ones; `skipped` says which, and why."""
+class Reader(Generic[Item]):
+    """Reads pictures (with labels or without), passing over unreadable ones; `skipped` says which."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Items[Item]) -> None:
         if len(images) == 0:
             raise ImagesError("there is no image")
         self.images, self.skipped = images, dict[int, str]()
 
-    def read(self, index: int) -> "Tensor":
+    def read(self, index: int) -> Item:
         """Picture `index`, or the next readable one after it (going round)."""
         for step in range(len(self.images)):
             place = (index + step) % len(self.images)
@@ -94,8 +140,12 @@ class Reader:
                 self.skipped[place] = str(error)
         raise ImagesError(f"none of the {len(self.images)} images can be read: {self.skipped[0]}")
 
-    def spread(self, count: int) -> Iterator["Tensor"]:
+    def spread(self, count: int) -> Iterator[Item]:
         """Up to `count` readable pictures, evenly over the whole set, each once."""
+        return (picture for _, picture in self.placed(count))
+
+    def placed(self, count: int) -> Iterator[tuple[int, Item]]:
+        """As `spread`, each picture with its place in the set."""
         total = len(self.images)
         count = min(count, total)
         given = 0
@@ -107,7 +157,7 @@ class Reader:
                 self.skipped[place] = str(error)
                 continue
             given += 1
-            yield picture
+            yield place, picture
         if not given:
             raise ImagesError(f"no image could be read: {next(iter(self.skipped.values()))}")
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -82,6 +83,29 @@ def show_measurement(result: Mapping[str, Any]) -> None:
             f"{moved['cosine']:.4f} (worst {moved['cosine_worst']:.4f})",
             highlight=False,
         )
+
+
+def show_evaluation(result: Mapping[str, Any]) -> None:
+    """Both arms and the interval of their difference, then the images that lose most."""
+    protocol = result["protocol"]
+    interval = protocol["interval"].split(",")[0]
+    table = _table(
+        f"{result['task']} on {protocol['images']} images of {protocol['data']} at "
+        f"{protocol['resolution']}; {interval} interval of the difference over images",
+        ["", "dense", "sparse", "difference", "from", "to"],
+    )
+    for row in [*result["details"], *result["scores"]]:
+        figures = [row[name] for name in ("dense", "sparse", "difference", "low", "high")]
+        name = f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]
+        table.add_row(name, *("-" if x is None else f"{x:.4f}" for x in figures))
+    _print(table)
+    if result["worst"]:
+        lost = _table(f"the images that lose most, {protocol['worst']}", ["image", "dense", "sparse"])
+        for image in result["worst"]:
+            lost.add_row(escape(image["image"]), f"{image['dense']:.4f}", f"{image['sparse']:.4f}")
+        _print(lost)
+    for note in result["notes"]:
+        Console().print(f"- {note}", markup=False, highlight=False)
 
 
 def _number(value: float | None) -> str:

@@ -96,16 +96,23 @@ def peak_memory_mb(arm: Callable[[], Any], device: torch.device) -> float:
 
 
 def protocol(device: torch.device, dtype: torch.dtype, **more: Any) -> dict[str, Any]:
-    """The machine, versions and settings a measurement was made under."""
+    """The machine, versions and settings a timing was made under."""
+    return {
+        **setting(device, dtype),
+        "timing": "arms interleaved in one process after one warm-up each; median and quartiles",
+        "baseline": "the dense model with scaled_dot_product_attention",
+        **more,
+    }
+
+
+def setting(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The machine, versions and number format any figure was computed with."""
     return {
         "machine": machine(device),
         "versions": versions(),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "timing": "arms interleaved in one process after one warm-up each; median and quartiles",
-        "baseline": "the dense model with scaled_dot_product_attention",
-        **more,
     }
 
 

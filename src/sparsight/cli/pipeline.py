@@ -1,48 +1,27 @@
-"""The command line: one verb for each stage."""
+"""The verbs of the pipeline, one for each stage."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 
-from sparsight.errors import SparsightError
-
-
-class OneSentence(TyperGroup):
-    """Errors raised on purpose end in one sentence and exit code 1, an interrupt in 130."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the verb."""
-        try:
-            return super().invoke(ctx)
-        except SparsightError as error:
-            _stop(str(error), 1)
-        except KeyboardInterrupt:
-            _stop(
-                "interrupted; what was finished is saved, and the same command goes on from there", 130
-            )
-        except OSError as error:
-            _stop(f"the system refused: {error}", 1)
-
-
-app = typer.Typer(
-    cls=OneSentence,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="""Make pretrained vision encoders fast at high resolution, without labels.
-
-    Start with [bold]sparsight demo --out runs/demo[/bold]: the whole pipeline on an encoder that comes
-    with the package.  Then [bold]analyze[/bold] your model on your images, [bold]optimize[/bold] it, and
-    [bold]measure[/bold] what you gained and what it cost.
-
-    MODEL is [bold]demo[/bold], [bold]timm:NAME[/bold] (random weights unless --pretrained or
-    --checkpoint), or a folder written by timm's save_for_hf.
-    """,
+from sparsight.cli.app import app, say
+from sparsight.cli.options import (
+    CheckpointOption,
+    ImagesOption,
+    JsonOption,
+    MaxImagesOption,
+    ModelArgument,
+    PretrainedOption,
+    ResolutionOption,
+    model_of,
+    open_model,
+    report_skipped,
+    write,
 )
+from sparsight.errors import SparsightError
+from sparsight.images import parse_resolution
 
 
 class Scorer(StrEnum):
@@ -73,17 +52,6 @@ class Train(StrEnum):
     all = "all"
 
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, or a folder")]
-ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
-ResolutionOption = Annotated[
-    str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
-]
-PretrainedOption = Annotated[bool, typer.Option(help="fetch timm's weights from the hub")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="local .safetensors weights for timm:NAME")]
-MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
-
-
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
@@ -98,9 +66,9 @@ def demo(
     """Run the whole pipeline on the embedded encoder, on scenes it has never seen."""
     from sparsight.demo.run import run_demo
 
-    size = _resolution(resolution)
-    result = run_demo(out, size, scenes, repeats, full, say=_say)
-    _write(result, out / "demo.json", json)
+    size = parse_resolution(resolution)
+    result = run_demo(out, size, scenes, repeats, full, say=say)
+    write(result, out / "demo.json", json)
     from sparsight import tables
 
     tables.show_demo(result)
@@ -120,11 +88,11 @@ def analyze(
     from sparsight import tables
     from sparsight.stages import calibrate
 
-    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
+    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint)
     found = calibrate.analyze(loaded.model, folder, max_images)
-    _write(found.model_dump(mode="json"), json)
+    write(found.model_dump(mode="json"), json)
     tables.show_analysis(found)
-    _report_skipped(found.skipped)
+    report_skipped(found.skipped)
 
 
 @app.command()
@@ -164,9 +132,9 @@ def optimize(
     from sparsight import tables
     from sparsight.stages import optimize as stage
 
-    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
+    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint)
     if loaded.random_weights:
-        _say("these are random weights: speed means something, quality does not")
+        say("these are random weights: speed means something, quality does not")
     settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
     distillation = None
     if distill:
@@ -180,9 +148,9 @@ def optimize(
     )  # fmt: skip
     from json import loads
 
-    _write(loads(plan.to_json()), json)
+    write(loads(plan.to_json()), json)
     tables.show_plan(plan)
-    _say(f"saved in {out}; next: sparsight measure {out} --images {images}")
+    say(f"saved in {out}; next: sparsight measure {out} --images {images}")
 
 
 @app.command()
@@ -204,15 +172,10 @@ def measure(
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
     from sparsight.images import ImageFolder, Images
-    from sparsight.models import load_model
-    from sparsight.run import load
     from sparsight.stages import measure as stage
 
-    plan = load(run)
-    if plan.source is None or plan.resolution is None:
-        raise SparsightError(f"{run} does not say which model it was made for: use Python's measure()")
-    sizes = [_resolution(text) for text in resolution or [stage.name(plan.resolution)]]
-    loaded = load_model(plan.source, plan.resolution, pretrained, checkpoint)
+    plan, loaded, own = model_of(run, None, pretrained, checkpoint)
+    sizes = [parse_resolution(text) for text in resolution] if resolution else [own]
     folder: Images | None = None
     if images:
         folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std)
@@ -221,35 +184,9 @@ def measure(
 
         folder = measuring_pictures(plan.resolution)
     result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images)
-    _write(result, run / "measure.json", json)
+    write(result, run / "measure.json", json)
     tables.show_measurement(result)
-    _report_skipped(result.get("fidelity", {}).get("skipped", ()))
-
-
-def main() -> None:
-    """Entry point."""
-    app()
-
-
-def _open(
-    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None
-) -> tuple[Any, Any]:
-    """The loaded model and its pictures, after the cheap checks."""
-    from sparsight.families import family_of
-    from sparsight.images import ImageFolder, check_resolution
-    from sparsight.models import load_model
-
-    size = _resolution(resolution)
-    ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
-    loaded = load_model(model, size, pretrained, checkpoint)
-    check_resolution(size, family_of(loaded.model).patch_px(loaded.model))
-    return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
-
-
-def _resolution(text: str) -> tuple[int, int]:
-    from sparsight.images import parse_resolution
-
-    return parse_resolution(text)
+    report_skipped(result.get("fidelity", {}).get("skipped", ()))
 
 
 def _layers(text: str) -> str | tuple[int, ...]:
@@ -276,25 +213,3 @@ def _checked(kind: Any, **settings: Any) -> Any:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][:1])
         raise SparsightError(f"{name or kind.__name__}: {first['msg']}") from None
-
-
-def _write(result: Any, *places: Path | None) -> None:
-    from sparsight.files import write_json
-
-    for place in places:
-        if place is not None:
-            write_json(place, result)
-
-
-def _report_skipped(skipped: Any) -> None:
-    if skipped:
-        _say(f"{len(skipped)} unreadable images were skipped, the first: {skipped[0]}")
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _stop(text: str, code: int) -> NoReturn:
-    typer.echo(f"sparsight: {text}", err=True)
-    raise SystemExit(code)

@@ -1,0 +1,11 @@
+"""The command line: one verb for each stage and for the tasks, one file for each group of verbs."""
+
+from sparsight.cli import pipeline, tasks
+from sparsight.cli.app import app
+
+__all__ = ["main", "pipeline", "tasks"]
+
+
+def main() -> None:
+    """Entry point."""
+    app()

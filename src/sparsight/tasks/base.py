@@ -1,0 +1,102 @@
+"""What a task is given, and what it gives back."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from sparsight.attach import family_in
+from sparsight.errors import NotFiniteError, UnsupportedModelError
+from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
+
+
+@dataclass(frozen=True)
+class Arms:
+    """The encoder as it was, and a copy with the plan applied; both in evaluation mode.
+
+    `models` are the whole models they are part of, dense first: the encoders themselves, unless the
+    encoder is a module of a larger model.
+    """
+
+    dense: nn.Module
+    sparse: nn.Module
+    models: tuple[nn.Module, nn.Module]
+
+    def both(self) -> tuple[nn.Module, nn.Module]:
+        """Dense first."""
+        return self.dense, self.sparse
+
+
+@dataclass(frozen=True)
+class Request:
+    """On what to evaluate, and how.  The second half are options that not every task has a use for."""
+
+    data: Path
+    resolution: tuple[int, int]  # height, width; multiples of the patch size
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    max_images: int | None = None  # evaluated, spread evenly over the set; None: all
+    seed: int = 0
+    worst: int = 5
+
+    max_train_images: int | None = None  # None: all
+    own_probe: bool = False  # train a second probe on the sparse features and judge them by that
+    layout: Literal["ade20k", "voc", "camvid"] | None = None  # None: told by the folders
+    classes: int | None = None
+    void: int | None = None
+    names: Path | None = None  # class names for zero-shot classification
+    tokenizer: Any = None  # of the model's text tower
+
+    def name_of(self, path: Path) -> str:
+        """A file's path inside the data folder."""
+        return str(path.relative_to(self.data))
+
+
+@dataclass
+class Outcome:
+    """What a task found: rows of `paired.compare`, and which images lose most."""
+
+    metric: str  # how the figures are defined, in words
+    scores: list[dict[str, Any]]
+    images: int
+    worst: list[dict[str, Any]]
+    details: list[dict[str, Any]] = field(default_factory=list)
+    recipe: dict[str, Any] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Task:
+    """One way to judge an encoder."""
+
+    run: Callable[[Arms, Request], Outcome]
+    uses: frozenset[str] = frozenset()  # options of `Request` beyond those of every task
+
+
+def tokens_of(model: nn.Module, picture: Tensor) -> Tensor:
+    """The final tokens (n, c) of one picture (3, height, width), in float32."""
+    like = next(model.parameters())
+    tokens = family_in(model).features(model, picture[None].to(like.device, like.dtype))[0].float()
+    if not tokens.isfinite().all():
+        raise NotFiniteError("NaN or infinity in the final features: check the weights")
+    return tokens
+
+
+def patches_of(model: nn.Module, picture: Tensor) -> Tensor:
+    """The final patch tokens (rows * columns, c) of one picture, in float32."""
+    return tokens_of(model, picture)[family_in(model).prefix_tokens(model) :]
+
+
+def grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of so many patch tokens of a picture, each standing for a square of pixels."""
+    height, width = resolution
+    rows = round(math.sqrt(tokens * height / width))
+    if rows == 0 or tokens % rows or rows * width != tokens // rows * height:
+        raise UnsupportedModelError(
+            f"{tokens} patch tokens are no grid of squares over {height} x {width} pixels"
+        )
+    return rows, tokens // rows

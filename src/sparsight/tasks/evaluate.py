@@ -1,0 +1,107 @@
+"""Evaluate: a task's metric of a dense model and of its sparse form, in one run."""
+
+import copy
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sparsight.attach import applied, apply, family_in
+from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
+from sparsight.images import check_resolution
+from sparsight.methods import Config
+from sparsight.plan import Plan
+from sparsight.stages import timing
+from sparsight.stages.measure import name as size_name
+from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.tasks import task_named
+from sparsight.tasks.base import Arms, Request
+from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
+
+COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
+
+
+def evaluate(
+    model: nn.Module,
+    plan: Plan | Config,
+    task: str,
+    data: str | Path,
+    resolution: tuple[int, int] | None = None,
+    module: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Judge `model` as it is (dense) and a copy with `plan` applied, on the folder `data`.
+
+    `task`         one of `sparsight.tasks.TASKS`
+    `resolution`   height and width; the plan's unless given
+    `module`       attribute path of the encoder, if `model` is a larger model
+    `options`      those of `sparsight.tasks.base.Request`
+
+    Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
+    to high of the difference), the `worst` images, and what was `skipped` or needs `notes`.
+    """
+    plan = plan if isinstance(plan, Plan) else Plan(method=plan)
+    size = resolution or plan.resolution
+    if size is None:
+        raise PlanError("this plan does not say for which resolution it was made: give one")
+    chosen = task_named(task)
+    request = Request(Path(data), size, **options)
+    if not request.data.is_dir():
+        raise SparsightError(f"there is no folder {request.data}")
+    for option in fields(request):
+        given = getattr(request, option.name) != option.default
+        if given and option.name not in COMMON | chosen.uses:
+            raise SparsightError(f"the task {task} has no use for the option {option.name}")
+    encoder = _encoder(model, module)
+    if applied(encoder):
+        raise PlanError("evaluate compares a dense model with a plan: restore the model first")
+    check_resolution(size, family_in(encoder).patch_px(encoder))
+    first = next(model.parameters())
+    with evaluating(model):
+        changed = copy.deepcopy(model)
+        arms = Arms(encoder, apply(_encoder(changed, module), plan), (model, changed))
+        found = chosen.run(arms, request)
+        notes = [*_dense_note(arms, plan, size), *found.notes]
+    return {
+        "task": task,
+        "protocol": timing.setting(first.device, first.dtype) | {
+            "data": request.data.name, "resolution": size_name(size), "seed": request.seed,
+            "images": found.images, "metric": found.metric, "source": plan.source,
+            "method": plan.method.model_dump(mode="json"),
+            "interval": f"{100 * CONFIDENCE:.0f} %, bootstrap over images, {RESAMPLES} draws, paired",
+            **found.recipe,
+        },
+        "scores": found.scores,
+        "details": found.details,
+        "worst": found.worst,
+        "skipped": found.skipped,
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _encoder(model: nn.Module, module: str | None) -> nn.Module:
+    """The encoder inside `model`, by its attribute path."""
+    if not module:
+        return model
+    try:
+        return model.get_submodule(module)
+    except AttributeError:
+        raise UnsupportedModelError(f"{type(model).__name__} has no module {module!r}") from None
+
+
+def _dense_note(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
+    """A warning if the sparse arm has so few tokens that its layers run dense."""
+    dense, like = arms.dense, next(arms.dense.parameters())
+    layers = applied(arms.sparse).plan.method.named_layers  # type: ignore[union-attr]
+    picture = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
+    with outputs_of(dense, layers) as found:
+        family_in(dense).features(dense, picture)
+    tokens = max(output.shape[1:-1].numel() for output in found.values())
+    if tokens >= plan.method.min_tokens:
+        return []
+    return [
+        f"at {size_name(size)} there are {tokens} tokens, fewer than the {plan.method.min_tokens} from "
+        "which the plan is sparse: both arms ran dense"
+    ]

@@ -1,0 +1,41 @@
+"""Salient objects: IoU of a linear probe, object against background, on frozen patch features.
+
+IoU of a picture = TP / (TP + FP + FN) of its object's pixels; the score is the mean over pictures
+"""
+
+from sparsight.errors import LabelsError
+from sparsight.tasks import layouts
+from sparsight.tasks.base import Arms, Outcome, Request
+from sparsight.tasks.dense_probe import fit_probes, judge
+from sparsight.tasks.labels import LabelledFiles, object_mask
+from sparsight.tasks.paired import compare, mean_of, worst_images
+from sparsight.tasks.probe import RECIPE
+
+USES = frozenset({"max_train_images", "own_probe"})
+CLASSES, OBJECT = 2, 1
+METRIC = "IoU: mean over pictures of TP / (TP + FP + FN) of the object's pixels"
+
+
+def run(arms: Arms, request: Request) -> Outcome:
+    """Fit the probe on one split of pictures with masks and judge both arms on the other."""
+    train, val = (LabelledFiles(pairs, request, object_mask) for pairs in layouts.salient(request.data))
+    fitting = fit_probes(arms, train, request, CLASSES)
+    (dense, sparse), places, skipped = judge(arms, fitting.probes, val, request, CLASSES)
+
+    some = dense.truth[:, OBJECT] > 0  # IoU with nothing is not defined
+    ious = [(arm.hits[:, OBJECT] / arm.union[:, OBJECT])[some] for arm in (dense, sparse)]
+    files = [val.pairs[place].image for place, has in zip(places, some.tolist(), strict=True) if has]
+    if not files:
+        raise LabelsError(f"every mask in {request.data} is empty")
+    empty = [
+        val.pairs[place].labels for place, has in zip(places, some.tolist(), strict=True) if not has
+    ]
+    return Outcome(
+        metric=METRIC,
+        scores=[compare("IoU", mean_of(ious[0]), mean_of(ious[1]), len(files), request.seed)],
+        images=len(files),
+        worst=worst_images([request.name_of(f) for f in files], ious[0], ious[1], request.worst),
+        recipe=RECIPE
+        | {"training_images": fitting.images, "training_patches": fitting.patches, "worst": "by IoU"},
+        skipped=[*fitting.skipped, *skipped, *(f"{path} is an empty mask" for path in empty)],
+    )

@@ -1,0 +1,93 @@
+"""Semantic segmentation: mean IoU of a linear probe on frozen patch features.
+
+    IoU of a class = TP / (TP + FP + FN) over the pixels of all pictures; mIoU = mean over classes
+
+A class without a labelled pixel in the pictures judged is left out of the mean, in both arms alike.
+"""
+
+from torch import Tensor
+
+from sparsight.tasks import layouts
+from sparsight.tasks.base import Arms, Outcome, Request
+from sparsight.tasks.dense_probe import Judged, fit_probes, judge
+from sparsight.tasks.labels import LabelledFiles, class_numbers
+from sparsight.tasks.paired import Statistic, compare, worst_images
+from sparsight.tasks.probe import RECIPE
+
+USES = frozenset({"max_train_images", "own_probe", "layout", "classes", "void"})
+METRIC = (
+    "mIoU: mean over the classes of TP / (TP + FP + FN) of all pixels, void ignored; "
+    "pixel accuracy: share of the labelled pixels whose class was found"
+)
+
+
+def run(arms: Arms, request: Request) -> Outcome:
+    """Fit the probe on the training split and judge both arms on the validation split."""
+    name, layout = layouts.segmentation(request.data, request.layout)
+    classes = layout.classes if request.classes is None else request.classes
+    void = layout.void if request.void is None else request.void
+    train, val = (
+        LabelledFiles(layout.pairs(request.data, split), request, class_numbers(classes, void))
+        for split in (layout.train, layout.val)
+    )
+    fitting = fit_probes(arms, train, request, classes)
+    (dense, sparse), places, missing = judge(arms, fitting.probes, val, request, classes)
+
+    images, seed = len(places), request.seed
+    files = [request.name_of(val.pairs[place].image) for place in places]
+    present = [k for k in range(classes) if dense.truth[:, k].sum() > 0]
+    return Outcome(
+        metric=METRIC,
+        scores=[
+            compare("mIoU", miou_of(dense), miou_of(sparse), images, seed),
+            compare("pixel accuracy", accuracy_of(dense), accuracy_of(sparse), images, seed),
+        ],
+        details=[
+            compare("IoU", iou_of(dense, k), iou_of(sparse, k), images, seed, of=f"class {k}")
+            for k in present
+        ],
+        images=images,
+        worst=worst_images(files, iou(dense)[1], iou(sparse)[1], request.worst),
+        recipe=RECIPE
+        | {
+            "layout": name, "classes": classes, "void": void, "training_images": fitting.images,
+            "training_patches": fitting.patches, "worst": "by the mIoU of the image's own classes",
+        },
+        skipped=[*fitting.skipped, *missing],
+        notes=_notes(fitting.shares, present, classes, void),
+    )  # fmt: skip
+
+
+def miou_of(judged: Judged) -> Statistic:
+    """mIoU of any draw of images, over the classes that have a pixel in the draw."""
+    return lambda weights: iou(Judged(*(weights @ part for part in judged)))[1]
+
+
+def iou_of(judged: Judged, k: int) -> Statistic:
+    """IoU of class `k`; NaN in a draw without a pixel of it."""
+    return lambda weights: iou(Judged(*(weights @ part[:, k : k + 1] for part in judged)))[1]
+
+
+def accuracy_of(judged: Judged) -> Statistic:
+    """Share of the labelled pixels whose class was found."""
+    hits, truth = judged.hits.sum(1), judged.truth.sum(1)
+    return lambda weights: (weights @ hits) / (weights @ truth)
+
+
+def iou(judged: Judged) -> tuple[Tensor, Tensor]:
+    """IoU of each class, NaN where it has no pixel, and their mean."""
+    each = (judged.hits / judged.union).masked_fill(judged.truth == 0, float("nan"))
+    return each, each.nanmean(1)
+
+
+def _notes(shares: Tensor, present: list[int], classes: int, void: int) -> list[str]:
+    """What the mean leaves out, and what the probe could not learn."""
+    named = set(range(classes)) - {void}
+    absent = sorted(named - set(present))
+    unlearnt = [k for k in present if shares[k] == 0]
+    notes = []
+    if absent:
+        notes.append(f"left out of the mean, having no pixel in the pictures judged: classes {absent}")
+    if unlearnt:
+        notes.append(f"without a pixel in the training pictures, so never found: classes {unlearnt}")
+    return notes
