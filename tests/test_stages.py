@@ -157,7 +157,7 @@ def settings_for_test(**changes):
     return sparsight.Distillation(steps=30, learning_rate=3e-4, **changes)
 
 
-@pytest.mark.parametrize("name", ["augreg", "hf_dinov3"])
+@pytest.mark.parametrize("name", ["augreg", "hf_vit"])
 @pytest.mark.parametrize("train", ["blocks", "all"])
 def test_distillation_brings_the_student_closer(name, train):
     model = make_model(name)
