@@ -1,4 +1,4 @@
-"""Render the tables of README.md and docs/ from benchmarks/results/.
+"""Render the tables of README.md and docs/ from benchmarks/results/ and the registry of families.
 
 `python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`;
 with `--check` it changes nothing and fails if a page is not up to date.
@@ -198,6 +198,18 @@ def tasks(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def families() -> str:
+    """The supported families, from the registry: what is in each family's own file."""
+    from sparsight.families import FAMILIES
+
+    header = ["family", "library", "examples", "becomes sparse", "not supported, or dense"]
+    lines = [
+        [f"`{f.name}`", f"{f.library} {f.verified_with}", f.examples, f.sparse, f.refused]
+        for f in FAMILIES
+    ]
+    return rows(header, lines).replace("---:", "---")
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
@@ -214,9 +226,11 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 
 
 def rendered(text: str) -> str:
-    """`text` with every block filled from its results file."""
+    """`text` with every block filled from its results file, or from the registry."""
 
     def fill(match: re.Match[str]) -> str:
+        if match["name"] == "families":
+            return f"{match[1]}{families()}\n{match[3]}"
         file, table = TABLES[match["name"]]
         path = RESULTS / file
         body = table(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"

@@ -36,7 +36,8 @@ app = typer.Typer(
     [bold]measure[/bold] what you gained and what it cost; [bold]evaluate[/bold] judges it by a task.
 
     MODEL is [bold]demo[/bold], [bold]timm:NAME[/bold] (random weights unless --pretrained or
-    --checkpoint), or a folder written by timm's save_for_hf.
+    --checkpoint), [bold]hf:NAME[/bold] (transformers, with --pretrained), or a folder written by timm's
+    save_for_hf or transformers' save_pretrained.  [bold]--module[/bold] names the vision encoder in it.
     """,
 )
 

@@ -8,29 +8,36 @@ import typer
 from sparsight.cli.app import say
 from sparsight.errors import SparsightError
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, or a folder")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, hf:NAME, or a folder")
+]
 ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
 ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]
-PretrainedOption = Annotated[bool, typer.Option(help="fetch timm's weights from the hub")]
+PretrainedOption = Annotated[bool, typer.Option(help="fetch the weights from the hub")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="local .safetensors weights for timm:NAME")]
+ModuleOption = Annotated[
+    str | None, typer.Option(help="path of the vision encoder in a larger model, like vision_tower")
+]
 MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
 
 
 def open_model(
-    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None
-) -> tuple[Any, Any]:
+    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None,
+    module: str | None,
+) -> tuple[Any, Any]:  # fmt: skip
     """The loaded model and its pictures, after the cheap checks."""
-    from sparsight.families import family_of
+    from sparsight.families import encoder_in, family_of
     from sparsight.images import ImageFolder, check_resolution, parse_resolution
     from sparsight.models import load_model
 
     size = parse_resolution(resolution)
     ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
     loaded = load_model(model, size, pretrained, checkpoint)
-    check_resolution(size, family_of(loaded.model).patch_px(loaded.model))
+    encoder = encoder_in(loaded.model, module)
+    check_resolution(size, family_of(encoder).patch_px(encoder))
     return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
 
 

@@ -13,6 +13,7 @@ from sparsight.cli.options import (
     JsonOption,
     MaxImagesOption,
     ModelArgument,
+    ModuleOption,
     PretrainedOption,
     ResolutionOption,
     model_of,
@@ -83,13 +84,14 @@ def analyze(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Show where a model's attention is sparse, layer by layer.  Changes nothing."""
     from sparsight import tables
     from sparsight.stages import calibrate
 
-    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint)
-    found = calibrate.analyze(loaded.model, folder, max_images)
+    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
+    found = calibrate.analyze(loaded.model, folder, max_images, module=module)
     write(found.model_dump(mode="json"), json)
     tables.show_analysis(found)
     report_skipped(found.skipped)
@@ -122,6 +124,7 @@ def optimize(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Make a model sparse: choose layers, adapt them, and save the result as a run folder.
 
@@ -132,7 +135,7 @@ def optimize(
     from sparsight import tables
     from sparsight.stages import optimize as stage
 
-    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint)
+    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
     settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
@@ -145,6 +148,7 @@ def optimize(
     plan = stage.optimize(
         loaded.model, folder, settings, out, distillation, select_by.value, max_error,
         reuse_overlap=stage.REUSE_OVERLAP if reuse else None, max_images=max_images, source=model,
+        module=module,
     )  # fmt: skip
     from json import loads
 
@@ -168,6 +172,7 @@ def measure(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
@@ -183,7 +188,8 @@ def measure(
         from sparsight.demo.run import measuring_pictures
 
         folder = measuring_pictures(plan.resolution)
-    result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images)
+    module = module or plan.recipe.get("module")
+    result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images, module)
     write(result, run / "measure.json", json)
     tables.show_measurement(result)
     report_skipped(result.get("fidelity", {}).get("skipped", ()))

@@ -98,6 +98,7 @@ def distil(
     student = apply(copy.deepcopy(teacher), sparse)
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
+    _let_checkpoint(student)
     rate = settings.learning_rate or 0.025 / family_in(student).dim(student)
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
     checkpoint = Checkpoint(
@@ -162,6 +163,16 @@ def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[
         if parameter.requires_grad:
             trained[name] = parameter
     return trained
+
+
+def _let_checkpoint(student: nn.Module) -> None:
+    """transformers' blocks checkpoint gradients, if that was enabled, only when in training mode.
+
+    The mode is set on the blocks alone, so that dropout and drop path inside them stay off.
+    """
+    for block in family_in(student).blocks(student):
+        if getattr(block, "gradient_checkpointing", False):
+            block.training = True
 
 
 def _set_scorer(student: nn.Module, scorer: Scorer) -> None:
