@@ -115,6 +115,7 @@ def evaluate(
         max_images=max_images, max_train_images=max_train_images, own_probe=own_probe,
         layout=layout.value if layout else None, classes=classes, void=void, worst=worst, seed=seed,
         names=names, tokenizer=tokenizer_in(plan.source) if names else None,
+        module=plan.recipe.get("module"),
     )  # fmt: skip
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)

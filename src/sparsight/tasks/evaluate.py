@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from sparsight.attach import applied, apply, family_in
-from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
+from sparsight.errors import PlanError, SparsightError
+from sparsight.families import encoder_in
 from sparsight.images import check_resolution
 from sparsight.methods import Config
 from sparsight.plan import Plan
@@ -54,14 +55,14 @@ def evaluate(
         given = getattr(request, option.name) != option.default
         if given and option.name not in COMMON | chosen.uses:
             raise SparsightError(f"the task {task} has no use for the option {option.name}")
-    encoder = _encoder(model, module)
+    encoder = encoder_in(model, module)
     if applied(encoder):
         raise PlanError("evaluate compares a dense model with a plan: restore the model first")
     check_resolution(size, family_in(encoder).patch_px(encoder))
     first = next(model.parameters())
     with evaluating(model):
         changed = copy.deepcopy(model)
-        arms = Arms(encoder, apply(_encoder(changed, module), plan), (model, changed))
+        arms = Arms(encoder, apply(encoder_in(changed, module), plan), (model, changed))
         found = chosen.run(arms, request)
         notes = [*_dense_note(arms, plan, size), *found.notes]
     return {
@@ -79,16 +80,6 @@ def evaluate(
         "skipped": found.skipped,
         "notes": notes,
     }  # fmt: skip
-
-
-def _encoder(model: nn.Module, module: str | None) -> nn.Module:
-    """The encoder inside `model`, by its attribute path."""
-    if not module:
-        return model
-    try:
-        return model.get_submodule(module)
-    except AttributeError:
-        raise UnsupportedModelError(f"{type(model).__name__} has no module {module!r}") from None
 
 
 def _dense_note(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
