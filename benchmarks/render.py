@@ -119,12 +119,11 @@ def recall(found: dict[str, Any]) -> str:
     header = ["layer", "indicator s", "top 1/8 share", "overlap with the layer before"]
     header += [f"recall, {name}" for name in scorers]
     lines = []
-    for layer in found["layers"]:
-        n = layer["layer"]
+    for n, layer in enumerate(found["layers"]):
         curves = layer["recall"]
         lines.append(
             [
-                str(n), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
+                str(layer["layer"]), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
                 f"{found['overlap'][n - 1][n]:.2f}" if n else "-",
                 *(f"{curves[s][at]:.3f}" if s in curves else "-" for s in scorers),
             ]

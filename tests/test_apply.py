@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MODELS, make_images, make_model
+from conftest import MODELS, WINDOWED, make_images, make_model
 
 import sparsight
 from sparsight.attach import applied
@@ -361,4 +361,5 @@ def test_apply_twice_and_restore_without_apply_are_refused():
 def test_every_small_model_stands_for_a_family():
     from sparsight.families import FAMILIES, family_of
 
-    assert {family_of(make_model(name)).name for name in MODELS} == {f.name for f in FAMILIES}
+    models = [make_model(name) for name in MODELS] + [make() for make in WINDOWED.values()]
+    assert {family_of(model).name for model in models} == {f.name for f in FAMILIES}

@@ -3,13 +3,18 @@
 from typing import TYPE_CHECKING
 
 from sparsight.errors import UnsupportedModelError
-from sparsight.families import timm_eva, timm_vit
+from sparsight.families import hf_sam2, timm_eva, timm_sam2, timm_vit
 from sparsight.families.base import Family, Parts
 
 if TYPE_CHECKING:
     from torch import nn
 
-FAMILIES: tuple[Family, ...] = (timm_vit.FAMILY, timm_eva.FAMILY)
+FAMILIES: tuple[Family, ...] = (
+    timm_vit.FAMILY,
+    timm_eva.FAMILY,
+    timm_sam2.FAMILY,
+    hf_sam2.FAMILY,
+)
 
 __all__ = ["FAMILIES", "Family", "Parts", "family_named", "family_of"]
 

@@ -64,10 +64,8 @@ class LayerwiseLoss(nn.Module):
             family.features(self.teachers[0], images)
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
-        terms = [
-            (got[i] - wanted[i]).float().square().sum((1, 2)) / wanted[i].float().square().sum((1, 2))
-            for i in self.layers
-        ]
+        pairs = [(got[i].flatten(1).float(), wanted[i].flatten(1).float()) for i in self.layers]
+        terms = [(ours - its).square().sum(1) / its.square().sum(1) for ours, its in pairs]
         return torch.stack(terms).sum(0).mean()
 
 
@@ -96,7 +94,9 @@ def distil(
     student = apply(copy.deepcopy(teacher), sparse)
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
-    rate = settings.learning_rate or 0.04 / family_in(student).dim(student)
+    family = family_in(student)
+    width = max(family.dim(block) for block in family.blocks(student))
+    rate = settings.learning_rate or 0.04 / width
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
     checkpoint = Checkpoint(
         folder,
