@@ -1,4 +1,4 @@
-"""Render the tables of README.md and docs/ from benchmarks/results/.
+"""Render the tables of README.md and docs/ from benchmarks/results/ and the registry of families.
 
 `python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`;
 with `--check` it changes nothing and fails if a page is not up to date.
@@ -97,6 +97,25 @@ def whole_model(result: dict[str, Any]) -> str:
     )
 
 
+def sam2(result: dict[str, Any]) -> str:
+    """Speedups over the fastest dense form of the same run, and what the FLOPs allow."""
+    header = ["", "resolution", "latency", "in global blocks", "speedup", "GFLOPs", "FLOP limit"]
+    lines = [
+        [
+            row["arm"], row["resolution"], f"{row['latency_ms'] / 1e3:.2f} s",
+            f"{row['global_blocks_s']:.2f} s", f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
+            f"{row['limit']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    return (
+        setting(p, f"`{p['model']}`", "random weights: only speed is meant")
+        + "\n\n"
+        + rows(header, lines)
+    )
+
+
 def memory(result: dict[str, Any]) -> str:
     header = ["resolution", "tokens", "peak above the model", "one full attention map"]
     lines = [
@@ -143,6 +162,18 @@ def encoder(facts: dict[str, Any]) -> str:
     return note + "\n\n" + rows(["resolution", "scenes", "foreground mIoU", "accuracy"], lines)
 
 
+def families() -> str:
+    """The supported families, from the registry: what is in each family's own file."""
+    from sparsight.families import FAMILIES
+
+    header = ["family", "library", "examples", "becomes sparse", "not supported, or dense"]
+    lines = [
+        [f"`{f.name}`", f"{f.library} {f.verified_with}", f.examples, f.sparse, f.refused]
+        for f in FAMILIES
+    ]
+    return rows(header, lines).replace("---:", "---")
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
@@ -150,15 +181,18 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
+    "sam2": ("sam2-cpu.json", sam2),
     "memory": ("memory-cpu.json", memory),
     "encoder": ("../../src/sparsight/demo/weights/encoder.json", encoder),
 }
 
 
 def rendered(text: str) -> str:
-    """`text` with every block filled from its results file."""
+    """`text` with every block filled from its results file, or from the registry."""
 
     def fill(match: re.Match[str]) -> str:
+        if match["name"] == "families":
+            return f"{match[1]}{families()}\n{match[3]}"
         file, table = TABLES[match["name"]]
         path = RESULTS / file
         body = table(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"

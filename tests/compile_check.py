@@ -2,25 +2,31 @@
 
 import json
 
+import test_apply
+import test_windowed
 import torch
-from conftest import make_images, make_model
-from test_apply import GROUPS, make_plan
+from conftest import WINDOWED, make_images, make_model
+from test_apply import GROUPS
 
 import sparsight
 
 errors = {}
-for name in ("dinov2_reg", "dinov3", "siglip"):
-    for kind, groups in GROUPS.items():
-        model = make_model(name)
-        sparsight.apply(model, make_plan(model, "sampled", groups))
+for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED):
+    for kind in GROUPS:
+        model = WINDOWED[name]() if name in WINDOWED else make_model(name)
+        tests = test_windowed if name in WINDOWED else test_apply
+        sparsight.apply(model, tests.make_plan(model, "sampled", tests.GROUPS[kind]))
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         worst = 0.0
         with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
             for seed in (1, 5):
                 images = make_images(model, seed=seed)
-                wanted = model(images)
-                error = (compiled(images) - wanted).abs().max() / wanted.abs().max()
+                wanted, got = (
+                    out if isinstance(out, torch.Tensor) else out.last_hidden_state
+                    for out in (model(images), compiled(images))
+                )  # fmt: skip
+                error = (got - wanted).abs().max() / wanted.abs().max()
                 worst = max(worst, error.item())
         errors[f"{name}-{kind}"] = worst
 print(json.dumps(errors))

@@ -14,6 +14,9 @@ torch.set_num_threads(2)
 
 import timm  # noqa: E402
 
+from sparsight.attach import family_in  # noqa: E402
+from sparsight.families.base import is_instance  # noqa: E402
+
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3, "dynamic_img_size": True}
 
 # name -> (timm name, changes): prefix of 0, 1, 4 and 5 tokens, RoPE plain and mixed, LayerScale, QK
@@ -33,41 +36,73 @@ MODELS = {
     "rope_gap": ("vit_betwixt_patch16_rope_reg4_gap_256", {}),
 }
 
+# The same for transformers: name -> (model's class, changes to its config).
+HF_SMALL = {
+    "hidden_size": 48, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 96,
+    "patch_size": 16, "image_size": 64,
+}  # fmt: skip
+HF_MODELS = {
+    "hf_vit": ("ViTModel", {}),
+    "hf_deit": ("DeiTModel", {}),
+    "hf_dinov2": ("Dinov2Model", {"drop_path_rate": 0.1}),
+    "hf_dinov2_reg": ("Dinov2WithRegistersModel", {"use_swiglu_ffn": True}),
+    "hf_dinov3": ("DINOv3ViTModel", {"num_register_tokens": 4, "use_gated_mlp": True}),
+    "hf_clip": ("CLIPVisionModel", {"patch_size": 8, "image_size": 32}),
+    "hf_siglip": ("SiglipVisionModel", {}),
+    "hf_siglip2": ("Siglip2VisionModel", {"num_patches": 16}),
+}
+ALL_MODELS = (*MODELS, *HF_MODELS)
+
 
 def make_model(name: str, seed: int = 0, **changes) -> torch.nn.Module:
     """A small model whose biases and scales are random too, so that no part can go missing unseen."""
-    timm_name, extra = MODELS[name]
     torch.manual_seed(seed)
-    model = timm.create_model(timm_name, **(SMALL | extra | changes)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
+    if name in HF_MODELS:
+        import transformers
+
+        kind, extra = HF_MODELS[name]
+        config = getattr(transformers, kind).config_class(**(HF_SMALL | extra | changes))
+        return shaken(getattr(transformers, kind)(config))
+    timm_name, extra = MODELS[name]
+    return shaken(timm.create_model(timm_name, **(SMALL | extra | changes)))
+
+
+def shaken(model: torch.nn.Module) -> torch.nn.Module:
+    """In evaluation mode, with random vectors, and larger matrices that make attention sharp."""
+    drawn_alike = is_instance(
+        model, "timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"
+    )
+    for parameter in model.eval().parameters():
+        if parameter.ndim < 2:
             parameter.data.add_(0.3 * torch.randn_like(parameter))
-        else:
+        elif drawn_alike:
             parameter.data.mul_(2)  # sharper attention: a wrong kept set shows
+        else:  # the others draw each in its own way
+            parameter.data.normal_(std=1.5 * parameter[0].numel() ** -0.5)
     return model
 
 
 def make_images(model: torch.nn.Module, batch: int = 2, grid: tuple[int, int] = (9, 7), seed: int = 1):
     """Pictures of `grid` patches: odd and not square, so that N is odd and rows differ from columns."""
-    height, width = model.patch_embed.patch_size
+    height, width = family_in(model).patch_px(model)
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(batch, 3, grid[0] * height, grid[1] * width, generator=generator)
 
 
-@pytest.fixture(params=MODELS)
+def blocks_of(model: torch.nn.Module):
+    """The blocks, dense or sparse."""
+    return family_in(model).blocks(model)
+
+
+def run_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Final tokens, as the family has them."""
+    return family_in(model).features(model, images)
+
+
+@pytest.fixture(params=ALL_MODELS)
 def model(request):
     """Each of the small models in turn."""
     return make_model(request.param)
-
-
-def randomised(model: torch.nn.Module) -> torch.nn.Module:
-    """In evaluation mode, with random biases and scales, and attention sharper than at a start."""
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-        else:
-            parameter.data.mul_(5)
-    return model.eval()
 
 
 # Stage by stage: pooling before blocks 1, 4 and 7; 5, 6 (adjacent) and 8 (of another width, on a grid
@@ -80,7 +115,7 @@ def make_timm_sam2(seed: int = 0, **changes) -> torch.nn.Module:
     torch.manual_seed(seed)
     settings = {"embed_dim": 16, "num_heads": 1, "stages": SAM2_STAGES, "window_spec": SAM2_WINDOWS}
     settings |= {"global_att_blocks": SAM2_GLOBAL, "init_values": 0.5} | changes
-    return randomised(timm.create_model("sam2_hiera_tiny", **settings))
+    return shaken(timm.create_model("sam2_hiera_tiny", **settings))
 
 
 def sam2_config(**changes):
@@ -102,10 +137,7 @@ def make_hf_sam2(seed: int = 0, **changes) -> torch.nn.Module:
     from transformers import Sam2VisionModel
 
     torch.manual_seed(seed)
-    model = Sam2VisionModel(sam2_config(**changes))
-    for embedding in (model.backbone.pos_embed, model.backbone.pos_embed_window):
-        torch.nn.init.normal_(embedding, std=0.2)
-    return randomised(model)
+    return shaken(Sam2VisionModel(sam2_config(**changes)))
 
 
 # Encoders with windowed and global blocks: name -> how to make a small one

@@ -28,7 +28,18 @@ def test_importing_the_package_loads_nothing_heavy():
     took, *modules = done.stdout.split()
     # The aim is 0.3 s; it takes a hundredth of that as long as nothing is loaded early.
     assert float(took) < 0.3
-    assert not {"torch", "timm", "torchvision", "typer", "rich", "accelerate"} & set(modules)
+    heavy = {"torch", "timm", "torchvision", "transformers", "typer", "rich", "accelerate"}
+    assert not heavy & set(modules)
+
+
+def test_families_are_recognised_without_importing_transformers():
+    script = (
+        "import sys, torch; from sparsight.families import FAMILIES;"
+        "print([f.first_mismatch(torch.nn.Linear(1, 1))[0] for f in FAMILIES]);"
+        "print(*(m for m in sys.modules if '.' not in m))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"timm", "transformers"} & set(done.stdout.split())
 
 
 def test_every_public_name_is_there_and_listed():

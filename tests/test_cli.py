@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from conftest import SMALL
+from safetensors.torch import save_file
 from test_images import fill
 
 import sparsight
@@ -43,6 +44,18 @@ def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
     model = timm.create_model("vit_tiny_patch16_224", **arguments)
     save_for_hf(model, folder, model_args=arguments, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def hf_checkpoint(tmp_path_factory):
+    """A small CLIP (both towers) as a folder of save_pretrained, with its normalisation."""
+    from test_hosts import make_clip
+
+    folder = tmp_path_factory.mktemp("hf") / "clip"
+    make_clip().save_pretrained(folder)
+    normal = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.25]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(normal))
     return folder
 
 
@@ -118,6 +131,41 @@ def test_optimize_then_measure(run, checkpoint, images, tmp_path):
     assert {"machine", "versions", "dtype", "threads", "repeats"} <= set(written["protocol"])
 
 
+def test_the_encoder_of_a_transformers_folder_is_optimized_and_measured(
+    run, hf_checkpoint, images, tmp_path
+):
+    folder, options = tmp_path / "run", ("--images", images, "--resolution", "96x128")
+    code, _, err = run("analyze", hf_checkpoint, *options)
+    assert code == 1
+    assert "name it with module='vision_model' (on the command line --module)" in err
+    code, _, err = run("analyze", hf_checkpoint, *options, "--module", "vision_model")
+    assert code == 0, err
+    code, _, err = run(
+        "optimize", hf_checkpoint, *options, "--module", "vision_model", "--layers", "1-2",
+        "--out", folder,
+    )  # fmt: skip
+    assert code == 0, err
+    plan = sparsight.load(folder)
+    assert (plan.model.kind, plan.recipe["module"]) == ("CLIPVisionModel", "vision_model")
+    code, _, err = run("measure", folder, "--images", images, "--repeats", 1)
+    assert code == 0, err
+    assert "transformers" in json.loads((folder / "measure.json").read_text())["protocol"]["versions"]
+
+
+def test_a_transformers_folder_brings_its_weights_and_normalisation(hf_checkpoint):
+    from safetensors.torch import load_file
+
+    from sparsight.models import load_model
+
+    loaded = load_model(str(hf_checkpoint), (96, 96))
+    assert (loaded.mean, loaded.std) == ((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+    saved = load_file(hf_checkpoint / "model.safetensors")
+    found = loaded.model.state_dict()
+    assert saved
+    assert all(torch.equal(found[key], value) for key, value in saved.items())
+    assert not loaded.model.training
+
+
 def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
     code, _, err = run(
         "optimize", checkpoint, "--images", images, "--resolution", "128", "--layers", "0,2",
@@ -137,11 +185,17 @@ def test_bad_images_are_counted(run, checkpoint, images):
     assert "1.png" in err
 
 
-def refusals(checkpoint, images, tmp_path):
+def refusals(checkpoint, hf_checkpoint, images, tmp_path):
     """Commands that must fail, with what they must say."""
     empty = tmp_path / "empty"
     empty.mkdir()
     (tmp_path / "file").write_text("")
+    pickled, bare, lacking = tmp_path / "pickled", tmp_path / "bare", tmp_path / "lacking"
+    for folder in (pickled, bare, lacking):
+        folder.mkdir()
+        (folder / "config.json").write_text((hf_checkpoint / "config.json").read_text())
+    (pickled / "pytorch_model.bin").write_bytes(b"")
+    save_file({"logit_scale": torch.zeros(())}, lacking / "model.safetensors", {"format": "pt"})
     analyze = ["analyze", checkpoint, "--images", images]
     optimize = ["optimize", checkpoint, "--images", images, "--resolution", "64", "--out"]
     return {
@@ -151,10 +205,22 @@ def refusals(checkpoint, images, tmp_path):
         "resolution": ([*analyze, "--resolution", "big"], "neither like 1024"),
         "model": (["analyze", "something", "--images", images], "MODEL 'something' is neither"),
         "timm name": (["analyze", "timm:no_such", "--images", images], "cannot load no_such"),
-        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "is no plain vision"),
+        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "ResNet is not supported"),
         "pickle": (
             ["analyze", "timm:vit_tiny_patch16_224", "--checkpoint", "a.pth", "--images", images],
             "not a .safetensors file",
+        ),
+        "pickled folder": (
+            ["analyze", pickled, "--images", images],
+            "only pickled weights (pytorch_mod",
+        ),
+        "no weights": (["analyze", bare, "--images", images], "has no weights"),
+        "weights missing": (["analyze", lacking, "--images", images], "weights, the first: "),
+        "hub": (["analyze", "hf:a/b", "--images", images], "with --pretrained only"),
+        "hub offline": (["analyze", "hf:a/b", "--pretrained", "--images", images], "cannot load a/b"),
+        "no module": (
+            ["analyze", hf_checkpoint, "--images", images, "--module", "tower"],
+            "has no module 'tower'; supported encoders are at 'vision_model'",
         ),
         "no config": (["analyze", empty, "--images", images], "has no config.json"),
         "layers": ([*optimize, tmp_path / "o", "--layers", "9"], "names layer 9"),
@@ -168,13 +234,16 @@ def refusals(checkpoint, images, tmp_path):
 
 NAMES = (
     "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT", "pickle",
-    "no config", "layers", "layer words", "keep", "out is a file", "no run", "empty run",
+    "pickled folder", "no weights", "weights missing", "hub", "hub offline", "no module", "no config",
+    "layers", "layer words", "keep", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_bad_input_is_one_sentence_and_a_nonzero_exit(run, checkpoint, images, tmp_path, name):
-    cases = refusals(checkpoint, images, tmp_path)
+def test_bad_input_is_one_sentence_and_a_nonzero_exit(
+    run, checkpoint, hf_checkpoint, images, tmp_path, name
+):
+    cases = refusals(checkpoint, hf_checkpoint, images, tmp_path)
     assert set(cases) == set(NAMES)
     arguments, says = cases[name]
     code, _, err = run(*arguments)

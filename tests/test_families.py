@@ -2,11 +2,14 @@
 
 import copy
 import pickle
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
 import torch
-from conftest import make_images, make_model
+from conftest import HF_SMALL, make_images, make_model
 
 from sparsight.errors import UnsupportedModelError
 from sparsight.families import FAMILIES, family_named, family_of
@@ -66,6 +69,36 @@ def test_other_models_are_refused_by_name_and_reason(name, changes, reason):
     assert type(model).__name__ in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes", "reason"),
+    [
+        ("ViTModel", {"attention_probs_dropout_prob": 0.1}, "hf_vit .* needs attention without dropout"),
+        ("CLIPVisionModel", {"attention_dropout": 0.1}, "hf_clip .* needs attention without dropout"),
+        ("Dinov2Backbone", {}, "hf_dinov2 .* needs a transformers Dinov2Model or Dinov2WithReg"),
+        ("CLIPTextModel", {}, "hf_clip .* needs a transformers CLIPVisionModel"),
+        ("ViTMAEModel", {}, "is not supported: the closest family is hf_vit"),
+        ("SwinModel", {"embed_dim": 48, "depths": [1], "num_heads": [3]}, "closest family is hf_"),
+    ],
+)
+def test_other_models_of_transformers_are_refused_by_name_and_reason(kind, changes, reason):
+    import transformers
+
+    host = getattr(transformers, kind)
+    if kind != "SwinModel":
+        changes = HF_SMALL | changes
+    model = host(host.config_class(**changes))
+    with pytest.raises(UnsupportedModelError, match=reason) as caught:
+        family_of(model)
+    assert kind in str(caught.value)
+
+
+def test_a_foreign_block_is_refused():
+    model = make_model("hf_vit")
+    model.layers[1] = torch.nn.Identity()
+    with pytest.raises(UnsupportedModelError, match="needs its own ViTLayer or DeiTLayer as every"):
+        family_of(model)
+
+
 def test_wrapped_and_compiled_models_are_refused_with_advice():
     model = make_model("augreg")
     with pytest.raises(UnsupportedModelError, match=r"apply the plan first"):
@@ -81,3 +114,13 @@ def test_a_family_is_copied_and_pickled_by_name(family):
     assert family_named(family.name) is family
     with pytest.raises(UnsupportedModelError, match="no family is called"):
         family_named("nothing")
+
+
+def test_the_readme_shows_the_registry():
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text()
+    for family in FAMILIES:
+        assert f"| `{family.name}` | {family.library} {family.verified_with} |" in text
+    command = [sys.executable, root / "benchmarks" / "render.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

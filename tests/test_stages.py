@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import make_images, make_model
+from conftest import HF_MODELS, blocks_of, make_images, make_model, run_features
 from test_apply import features, make_plan
 
 import sparsight
@@ -25,7 +25,7 @@ from sparsight.stages.checkpoint import CHECKPOINT_FILE
 from sparsight.stages.crossover import crossover
 from sparsight.stages.predict import fit_one, fit_projectors
 
-NAMES = ("augreg", "dinov2_reg", "siglip", "dinov3")
+NAMES = ("augreg", "dinov2_reg", "siglip", "dinov3", *HF_MODELS)
 
 
 def pictures_for(model, count=3):
@@ -42,11 +42,11 @@ def maps_of(model, picture):
         q, k, _ = family.parts.qkv(block, family.parts.norm(block, args[0]), **tables)
         maps.append((q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1).mean((1, 2)))
 
-    handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in model.blocks]
+    handles = [b.register_forward_pre_hook(see, with_kwargs=True) for b in blocks_of(model)]
     features(model, picture[None])
     for handle in handles:
         handle.remove()
-    return [m[:, model.num_prefix_tokens :] for m in maps]
+    return [m[:, family_of(model).prefix_tokens(model) :] for m in maps]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -158,9 +158,10 @@ def settings_for_test(**changes):
     return sparsight.Distillation(steps=30, learning_rate=3e-4, **changes)
 
 
+@pytest.mark.parametrize("name", ["augreg", "hf_vit"])
 @pytest.mark.parametrize("train", ["blocks", "all"])
-def test_distillation_brings_the_student_closer(train):
-    model = make_model("augreg")
+def test_distillation_brings_the_student_closer(name, train):
+    model = make_model(name)
     pictures = pictures_for(model, 4)
     plan = make_plan(model, "exact", layers=(1, 2), keep=1 / 8)
     before = {k: v.clone() for k, v in model.state_dict().items()}
@@ -168,8 +169,10 @@ def test_distillation_brings_the_student_closer(train):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert applied(model) is None
     assert len(losses) == 30
-    changed = {k.split(".")[2] for k in distilled.weights if k.startswith("model.blocks")}
-    assert changed == ({"1", "2"} if train == "blocks" else {"0", "1", "2", "3"})
+    names = {id(p): f"model.{key}" for key, p in model.named_parameters()}
+    for layer, block in enumerate(blocks_of(model)):
+        changed = {names[id(p)] in distilled.weights for p in block.parameters()}
+        assert changed == {train == "all" or layer in (1, 2)}
     images = torch.stack(pictures)
     dense = features(model, images)
     errors = []
@@ -255,8 +258,9 @@ def test_distillation_in_bfloat16_stays_close_to_float32():
     assert half != full
 
 
-def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path):
-    model = make_model("augreg")
+@pytest.mark.parametrize("name", ["augreg", "hf_siglip2"])
+def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path, name):
+    model = make_model(name)
     before = copy.deepcopy(model.state_dict())
     pictures = pictures_for(model, 4)
     method = sparsight.SVE(scorer="linear", keep=1 / 2, min_tokens=0)
@@ -298,8 +302,9 @@ def test_optimize_by_indicator_and_by_name():
         sparsight.optimize(model, pictures, sparsight.SVE(layers=(7,)))
 
 
-def test_measure_reports_both_arms():
-    model = make_model("augreg")
+@pytest.mark.parametrize("name", ["augreg", "hf_dinov2_reg"])
+def test_measure_reports_both_arms(name):
+    model = make_model(name)
     pictures = pictures_for(model)
     plan = make_plan(model, keep=1 / 4)
     result = sparsight.measure(
@@ -326,15 +331,16 @@ def test_measure_reports_both_arms():
         sparsight.measure(model, plan, resolutions=[(100, 96)])
 
 
-def test_flops_of_sparse_attention_follow_the_formula():
-    model = make_model("augreg")
+@pytest.mark.parametrize("name", ["augreg", "hf_vit"])
+def test_flops_of_sparse_attention_follow_the_formula(name):
+    model = make_model(name)
     plan = make_plan(model, "linear", keep=1 / 4)
     image = make_images(model, batch=1, grid=(20, 20))
-    dense = timing.gflops(lambda: model.forward_features(image))
+    dense = timing.gflops(lambda: run_features(model, image))
     sparsight.apply(model, plan)
-    sparse = timing.gflops(lambda: model.forward_features(image))
+    sparse = timing.gflops(lambda: run_features(model, image))
     n, dim, kept = 401, 48, 128
-    assert model.blocks[0].counts(n) == (kept, kept)
+    assert blocks_of(model)[0].counts(n) == (kept, kept)
     saved = 4 * dim * (n - kept) ** 2  # per layer: QK^T and AV of the pairs that are not computed
     # The counter leaves out matrix-vector products, so the projector (2 n dim) does not show.
     assert (dense - sparse) * 1e9 == pytest.approx(3 * saved, rel=1e-6)

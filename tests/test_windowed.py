@@ -3,16 +3,24 @@
 import copy
 
 import pytest
+import timm
 import torch
-from conftest import SAM2_GLOBAL, WINDOWED, make_hf_sam2, make_timm_sam2, randomised, sam2_config
+from conftest import (
+    SAM2_GLOBAL,
+    WINDOWED,
+    make_hf_sam2,
+    make_images,
+    make_timm_sam2,
+    sam2_config,
+    shaken,
+)
+from test_apply import features, make_plan, reference
 
 import sparsight
 from sparsight.attach import applied, family_in, identity
 from sparsight.families import family_of
 from sparsight.methods import projector_name
-from sparsight.methods.sve import score
-from sparsight.ops import partition
-from sparsight.ops.attention import masked_attention
+from sparsight.models import load_model
 from sparsight.plan import Plan
 from sparsight.stages import distil as distilling
 from sparsight.stages import timing
@@ -28,73 +36,6 @@ GROUPS = {"alone": (), "grouped": ((5, 6),)}
 @pytest.fixture(params=WINDOWED)
 def model(request):
     return WINDOWED[request.param]()
-
-
-def make_images(model, batch=2, grid=(9, 7), seed=1):
-    """Not square, and of odd sides in the last stage."""
-    height, width = family_of(model).patch_px(model)
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 3, grid[0] * height, grid[1] * width, generator=generator)
-
-
-def make_plan(model, scorer="sampled", groups=(), **settings):
-    family = family_of(model)
-    settings = {"layers": SAM2_GLOBAL, "keep": 1 / 4, "sample_every": 4, "min_tokens": 0} | settings
-    config = sparsight.SVE(scorer=scorer, groups=groups, **settings)
-    generator = torch.Generator().manual_seed(3)
-    weights = {
-        projector_name(n): torch.randn(family.dim(family.blocks(model)[n]), generator=generator)
-        for n in config.layers
-    }
-    return Plan(method=config).with_(weights=weights if scorer == "linear" else None)
-
-
-def features(model, images):
-    with torch.no_grad():
-        return family_in(model).features(model, images)
-
-
-def reference(model, plan, images, shown=None):
-    """The sparse model from the equations: a mask for every layer, tokens in their own order.
-
-    `shown` receives what each sparse layer returns.
-    """
-    family, config, order = family_of(model), plan.method, {}
-    parts = family.parts
-
-    def sparse(layer):
-        def hook(block, args, output):
-            x = args[0].flatten(1, 2)
-            h = parts.norm(block, x)
-            q, k, v = parts.qkv(block, h)
-            if layer in config.followers():
-                order[layer] = order[config.followers()[layer]]
-            elif config.scorer == "linear":
-                m = score.linear(h, plan.weights[projector_name(layer)])
-            elif config.scorer == "exact":
-                m = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1).mean((1, 2))
-            else:
-                m = score.sampled(q, k, 0, config.sample_every)
-            if layer not in order:
-                order[layer] = partition.rank(m, 0)
-            n = x.shape[1]
-            nq = partition.kept_count(n, config.keep_queries or config.keep, 0)
-            out = masked_attention(q, k, v, order[layer], nq, partition.kept_count(n, config.keep, 0))
-            y = parts.mlp(block, parts.residual(block, x, parts.merge(block, out, h)))
-            output = y.unflatten(1, args[0].shape[1:3])
-            if shown is not None:
-                shown[layer] = output
-            return output
-
-        return hook
-
-    blocks = family.blocks(model)
-    handles = [blocks[n].register_forward_hook(sparse(n)) for n in config.layers]
-    try:
-        return features(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def test_reassembled_blocks_equal_the_global_blocks(model):
@@ -161,16 +102,16 @@ def test_a_batch_of_two_equals_two_batches_of_one(model):
 
 def test_what_blocks_show_is_in_the_original_order_and_layout(model):
     images = make_images(model)
-    plan, wanted, got = make_plan(model, "exact", GROUPS["grouped"]), {}, {}
+    plan, wanted, got = make_plan(model, "exact", GROUPS["grouped"]), [], {}
     reference(model, plan, images, wanted)
     sparsight.apply(model, plan)
     blocks = family_in(model).blocks(model)
     for layer in SAM2_GLOBAL:
         blocks[layer].register_forward_hook(lambda _, args, out, n=layer: got.setdefault(n, out))
     features(model, images)
-    for layer in SAM2_GLOBAL:
-        assert got[layer].shape == wanted[layer].shape
-        assert (got[layer] - wanted[layer]).abs().max() <= 1e-5 * wanted[layer].abs().max()
+    for layer, tokens in zip(SAM2_GLOBAL, wanted, strict=True):
+        assert got[layer].shape == tokens.shape
+        assert (got[layer] - tokens).abs().max() <= 1e-5 * tokens.abs().max()
 
 
 def test_restore_brings_everything_back(model):
@@ -331,7 +272,7 @@ def make_whole_sam2():
         mask_decoder_config=small | {"mlp_dim": 32, "iou_head_hidden_dim": 16},
     )
     torch.manual_seed(0)
-    return randomised(Sam2Model(config))
+    return shaken(Sam2Model(config))
 
 
 @pytest.mark.parametrize("part", ["", "vision_encoder", "vision_encoder.backbone"])
@@ -353,6 +294,41 @@ def test_the_whole_sam2_runs_with_prompts_and_a_sparse_encoder(part):
         assert torch.equal(model(**inputs).pred_masks, dense)
 
 
+def test_transformers_records_hidden_states_in_the_original_order():
+    model = make_hf_sam2()
+    images, plan, wanted = make_images(model), make_plan(model, "exact", GROUPS["grouped"]), []
+    reference(model, plan, images, wanted)
+    sparsight.apply(model, plan)
+    with torch.no_grad():
+        shown = model(images, output_hidden_states=True).hidden_states
+    assert len(shown) == 1 + 9  # what the first block reads, and what each returns
+    for layer, tokens in zip(SAM2_GLOBAL, wanted, strict=True):
+        assert (shown[layer + 1] - tokens).abs().max() <= 1e-5 * tokens.abs().max()
+
+
+def test_attention_maps_are_refused_where_a_layer_is_sparse():
+    model = make_hf_sam2()
+    images = make_images(model)
+    sparsight.apply(model, make_plan(model))
+    with pytest.raises(sparsight.SparsightError, match="layer 5 is sparse and has no attention map"):
+        model(images, output_attentions=True)
+
+
+def test_gradients_are_the_same_with_checkpointing(model):
+    images, gradients = make_images(model), []
+    sparsight.apply(model, make_plan(model, groups=GROUPS["grouped"])).train()
+    family, key = family_in(model), "attn.qkv.weight"
+    enable = [lambda: None, getattr(model, "set_grad_checkpointing", None)]
+    enable[1] = enable[1] or model.gradient_checkpointing_enable
+    for switch in enable:
+        switch()
+        model.zero_grad()
+        family.features(model, images).square().mean().backward()
+        gradients.append(family.blocks(model)[5].get_parameter(key).grad.clone())
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+
+
 def test_both_libraries_are_the_same_encoder():
     """timm's weights in transformers' model: what the benchmark compares is one model in two forms."""
     theirs, ours = make_timm_sam2(init_values=None), make_hf_sam2().backbone
@@ -366,3 +342,26 @@ def test_both_libraries_are_the_same_encoder():
     wanted = features(theirs, images)
     # LayerNorm's epsilon is 1e-5 in timm and 1e-6 in transformers; the rest is the same arithmetic.
     assert (features(ours, images) - wanted).abs().max() < 1e-3 * wanted.abs().max()
+
+
+def test_the_command_line_loads_sam2s_encoder_by_its_name_in_timm():
+    loaded = load_model("timm:sam2_hiera_tiny", (64, 96))
+    assert family_of(loaded.model).global_layers(loaded.model) == (5, 7, 9)
+    assert features(loaded.model, torch.randn(1, 3, 64, 96)).shape == (1, 2 * 3, 768)
+
+
+@pytest.mark.parametrize("kind", ["SamVisionModel", "SamVisionEncoder", "VitDetModel"])
+def test_encoders_known_not_to_fit_are_refused_with_the_reason(kind):
+    import transformers
+    from transformers.models.sam import modeling_sam
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64}
+    host = getattr(transformers, kind, None) or getattr(modeling_sam, kind)
+    with pytest.raises(sparsight.UnsupportedModelError, match=f"{kind} cannot .*every pair of query"):
+        sparsight.apply(host(host.config_class(**small)), sparsight.SVE(layers="all"))
+
+
+def test_sam_of_timm_is_refused_with_the_reason():
+    model = timm.create_model("samvit_base_patch16", img_size=64, embed_dim=32, depth=2, num_heads=2)
+    with pytest.raises(sparsight.UnsupportedModelError, match="every pair of query and key"):
+        family_of(model)

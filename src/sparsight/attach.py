@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.errors import PlanError
-from sparsight.families import Family, family_of
+from sparsight.families import Family, encoder_in, family_of
 from sparsight.methods import Config, method_of
 from sparsight.plan import ModelIdentity, Plan
 from sparsight.run import load, save_plan
@@ -42,12 +42,17 @@ def family_in(model: nn.Module) -> Family:
     return state.family if state else family_of(model)
 
 
-def apply(model: nn.Module, what: "Config | Plan | str | PathLike[str]") -> nn.Module:
+def apply(
+    model: nn.Module, what: "Config | Plan | str | PathLike[str]", module: str | None = None
+) -> nn.Module:
     """Make `model` sparse, in place, and return it.
 
-    `what` is a method's settings (`sparsight.SVE(...)`), a Plan, or the path of a saved run.  Raises
+    `what` is a method's settings (`sparsight.SVE(...)`), a Plan, or the path of a saved run.  `module`
+    is the attribute path of the vision encoder inside a larger model, such as "vision_tower"; plans
+    and their weights are of the encoder alone, and fit it alone or in any model.  Raises
     UnsupportedModelError or PlanError, with the model unchanged, if it does not fit.
     """
+    whole, model = model, encoder_in(model, module)
     if applied(model):
         raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
     plan = _as_plan(what)
@@ -75,14 +80,13 @@ def apply(model: nn.Module, what: "Config | Plan | str | PathLike[str]") -> nn.M
         state.blocks[layer] = container[layer]
         container[layer] = block
     model.__dict__[STATE] = state
-    return model
+    return whole
 
 
-def restore(model: nn.Module) -> nn.Module:
+def restore(model: nn.Module, module: str | None = None) -> nn.Module:
     """Undo `apply` exactly, in place: blocks, weights, hooks and attributes.  Returns the model."""
-    state = applied(model)
-    if state is None:
-        raise PlanError("this model has no plan applied: there is nothing to restore")
+    whole, model = model, encoder_in(model, module)
+    state = _applied_or_refused(model, "restore")
     container, own = state.family.blocks(model), model.state_dict()
     for layer, block in state.blocks.items():
         container[layer] = block
@@ -90,17 +94,25 @@ def restore(model: nn.Module) -> nn.Module:
         for name, value in state.weights.items():
             own[name.removeprefix("model.")].copy_(value)
     del model.__dict__[STATE]
-    return model
+    return whole
 
 
-def save(what: Plan | nn.Module, folder: str | PathLike[str]) -> Path:
+def save(what: Plan | nn.Module, folder: str | PathLike[str], module: str | None = None) -> Path:
     """Write a plan, or the plan applied to a model, into a run folder; returns the folder."""
     if isinstance(what, Plan):
         return save_plan(what, folder)
-    state = applied(what)
-    if state is None:
-        raise PlanError("this model has no plan applied: there is nothing to save")
-    return save_plan(state.plan, folder)
+    return save_plan(_applied_or_refused(encoder_in(what, module), "save").plan, folder)
+
+
+def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
+    """What was done to `model`; PlanError that says where a plan is applied if it is not there."""
+    state = applied(model)
+    if state is not None:
+        return state
+    inner = [repr(name) for name, part in model.named_modules() if name and applied(part)]
+    if inner:
+        raise PlanError(f"the plan is applied to a part of this model: pass module={inner[0]}")
+    raise PlanError(f"this model has no plan applied: there is nothing to {verb}")
 
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
@@ -119,6 +131,12 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
         raise PlanError(
             f"layer {windowed[0]} of this model attends within windows, or pools, and stays as it is: "
             f"name some of the layers with global attention, {', '.join(map(str, available))}"
+        )
+    devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise PlanError(
+            f"the blocks of this model are on {', '.join(sorted(devices))}: a plan needs them on one "
+            "device, so load it with all of the encoder there (device_map)"
         )
     if plan.model is not None:
         _check_identity(plan.model, identity(model, family))

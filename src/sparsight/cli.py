@@ -40,7 +40,8 @@ app = typer.Typer(
     [bold]measure[/bold] what you gained and what it cost.
 
     MODEL is [bold]demo[/bold], [bold]timm:NAME[/bold] (random weights unless --pretrained or
-    --checkpoint), or a folder written by timm's save_for_hf.
+    --checkpoint), [bold]hf:NAME[/bold] (transformers, with --pretrained), or a folder written by timm's
+    save_for_hf or transformers' save_pretrained.  [bold]--module[/bold] names the vision encoder in it.
     """,
 )
 
@@ -73,14 +74,19 @@ class Train(StrEnum):
     all = "all"
 
 
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, or a folder")]
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, hf:NAME, or a folder")
+]
 ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
 JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
 ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]
-PretrainedOption = Annotated[bool, typer.Option(help="fetch timm's weights from the hub")]
+PretrainedOption = Annotated[bool, typer.Option(help="fetch the weights from the hub")]
 CheckpointOption = Annotated[Path | None, typer.Option(help="local .safetensors weights for timm:NAME")]
+ModuleOption = Annotated[
+    str | None, typer.Option(help="path of the vision encoder in a larger model, like vision_tower")
+]
 MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
 
 
@@ -115,13 +121,14 @@ def analyze(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Show where a model's attention is sparse, layer by layer.  Changes nothing."""
     from sparsight import tables
     from sparsight.stages import calibrate
 
-    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
-    found = calibrate.analyze(loaded.model, folder, max_images)
+    loaded, folder = _open(model, images, resolution, pretrained, checkpoint, module)
+    found = calibrate.analyze(loaded.model, folder, max_images, module=module)
     _write(found.model_dump(mode="json"), json)
     tables.show_analysis(found)
     _report_skipped(found.skipped)
@@ -157,6 +164,7 @@ def optimize(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Make a model sparse: choose layers, adapt them, and save the result as a run folder.
 
@@ -167,7 +175,7 @@ def optimize(
     from sparsight import tables
     from sparsight.stages import optimize as stage
 
-    loaded, folder = _open(model, images, resolution, pretrained, checkpoint)
+    loaded, folder = _open(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         _say("these are random weights: speed means something, quality does not")
     settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
@@ -180,6 +188,7 @@ def optimize(
     plan = stage.optimize(
         loaded.model, folder, settings, out, distillation, select_by.value, max_error,
         reuse_overlap=stage.REUSE_OVERLAP if reuse else None, max_images=max_images, source=model,
+        module=module,
     )  # fmt: skip
     from json import loads
 
@@ -203,6 +212,7 @@ def measure(
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
 ) -> None:
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
@@ -223,7 +233,8 @@ def measure(
         from sparsight.demo.run import measuring_pictures
 
         folder = measuring_pictures(plan.resolution)
-    result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images)
+    module = module or plan.recipe.get("module")
+    result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images, module)
     _write(result, run / "measure.json", json)
     tables.show_measurement(result)
     _report_skipped(result.get("fidelity", {}).get("skipped", ()))
@@ -235,17 +246,19 @@ def main() -> None:
 
 
 def _open(
-    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None
-) -> tuple[Any, Any]:
+    model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None,
+    module: str | None,
+) -> tuple[Any, Any]:  # fmt: skip
     """The loaded model and its pictures, after the cheap checks."""
-    from sparsight.families import family_of
+    from sparsight.families import encoder_in, family_of
     from sparsight.images import ImageFolder, check_resolution
     from sparsight.models import load_model
 
     size = _resolution(resolution)
     ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
     loaded = load_model(model, size, pretrained, checkpoint)
-    check_resolution(size, family_of(loaded.model).patch_px(loaded.model))
+    encoder = encoder_in(loaded.model, module)
+    check_resolution(size, family_of(encoder).patch_px(encoder))
     return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
 
 

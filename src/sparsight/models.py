@@ -1,10 +1,12 @@
-"""What MODEL means on the command line: `demo`, `timm:NAME`, or a local folder."""
+"""What MODEL means on the command line: `demo`, `timm:NAME`, `hf:NAME`, or a local folder."""
 
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsight.errors import SparsightError, UnsupportedModelError
+from sparsight.errors import SparsightError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,8 +34,9 @@ def load_model(
     """Load MODEL for pictures of `resolution`.
 
     `timm:NAME` has seeded random weights unless `pretrained` (fetched from the hub) or `checkpoint` (a
-    local safetensors file) is given.  A folder needs the config.json and model.safetensors that timm's
-    `save_for_hf` writes.
+    local safetensors file) is given; `hf:NAME` is a model of transformers, only with `pretrained`.  A
+    folder needs the config.json and safetensors that timm's `save_for_hf` or transformers'
+    `save_pretrained` writes.  No code of a checkpoint is run, and no pickle is read.
     """
     if source == "demo":
         from sparsight.demo import encoder
@@ -45,19 +48,91 @@ def load_model(
             raise SparsightError(f"{checkpoint} is not a .safetensors file; pickles are not read")
         model = _create(name, resolution, pretrained, checkpoint)
         return _loaded(model, source, random_weights=not pretrained and checkpoint is None)
+    if kind == "hf" and name:
+        if not pretrained:
+            raise SparsightError(
+                f"{source} is fetched from the hub, which is done with --pretrained only; or give a "
+                "folder written by save_pretrained"
+            )
+        return _from_transformers(name, source, local=False)
     folder = Path(source)
     if folder.is_dir():
-        for needed in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / needed).is_file():
-                raise SparsightError(
-                    f"{folder} has no {needed}: write it with timm's save_for_hf(..., "
-                    "safe_serialization=True)"
-                )
+        if "model_type" in _config(folder):
+            return _from_transformers(str(folder), source, local=True)
         return _loaded(_create(f"local-dir:{folder}", resolution, True, None), source, False)
     raise SparsightError(
-        f"MODEL {source!r} is neither 'demo', nor 'timm:NAME', nor a folder with {CONFIG_FILE} and "
-        f"{WEIGHTS_FILE}"
+        f"MODEL {source!r} is neither 'demo', nor 'timm:NAME', nor 'hf:NAME', nor a folder with "
+        f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
+
+
+def _config(folder: Path) -> dict[str, object]:
+    """The config.json of a folder that has safetensors too."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise SparsightError(
+            f"{folder} has no {CONFIG_FILE}: write it with timm's save_for_hf(..., "
+            "safe_serialization=True) or transformers' save_pretrained"
+        )
+    if not any((folder / name).is_file() for name in (WEIGHTS_FILE, f"{WEIGHTS_FILE}.index.json")):
+        pickles = sorted(
+            p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
+        )
+        found = f"only pickled weights ({pickles[0]}), which are not read" if pickles else "no weights"
+        raise SparsightError(f"{folder} has {found}: save the model again, as {WEIGHTS_FILE}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SparsightError(f"cannot read {path}: {error}") from None
+    if not isinstance(config, dict):
+        raise SparsightError(f"{path} holds no object")
+    return config
+
+
+def _from_transformers(name: str, source: str, local: bool) -> LoadedModel:
+    """A model of transformers, in float32, from a folder or the hub."""
+    from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
+
+    transformers = import_transformers()
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()  # its report of missing weights is checked below
+    try:
+        model, info = transformers.AutoModel.from_pretrained(
+            name, local_files_only=local, use_safetensors=True, trust_remote_code=False,
+            dtype="float32", output_loading_info=True,
+        )  # fmt: skip
+        settings = transformers.utils.cached_file(
+            name, "preprocessor_config.json", local_files_only=local,
+            _raise_exceptions_for_missing_entries=False,
+        )  # fmt: skip
+        pictures = json.loads(Path(settings).read_text(encoding="utf-8")) if settings else {}
+    except Exception as error:  # transformers, the hub and safetensors each have their own kinds
+        raise SparsightError(f"cannot load {name}: {' '.join(str(error).split())}") from error
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+    # A classifier's backbone has no trained pooler; anything else missing would be random.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise SparsightError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")
+    mean, std = (pictures.get(key) for key in ("image_mean", "image_std"))
+    return LoadedModel(
+        model.eval(), source, tuple(mean or IMAGENET_MEAN), tuple(std or IMAGENET_STD), False
+    )
+
+
+def import_transformers():
+    """transformers, with a clear sentence if it is not there."""
+    from sparsight._torchvision import repair
+
+    repair()
+    try:
+        import transformers
+    except ImportError as error:
+        raise SparsightError(
+            f"transformers is needed for this and cannot be imported ({error}): "
+            "pip install 'sparsight[hf]'"
+        ) from None
+    return transformers
 
 
 def import_timm():
@@ -79,16 +154,14 @@ def _create(
 
     timm = import_timm()
     path = str(checkpoint) if checkpoint else ""
-    size = {"img_size": resolution, "dynamic_img_size": True}
+    build = partial(timm.create_model, name, pretrained=pretrained, checkpoint_path=path)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(name, pretrained=pretrained, checkpoint_path=path, **size)
-    except TypeError:
-        raise UnsupportedModelError(
-            f"{name} takes no image size, so it is no plain vision transformer; see the README for "
-            "the supported families"
-        ) from None
+            try:
+                return build(img_size=resolution, dynamic_img_size=True)
+            except TypeError:  # SAM 2's encoder takes any size and has no argument for it
+                return build()
     except Exception as error:  # timm, the hub and safetensors each have their own kinds
         raise SparsightError(f"cannot load {name}: {error}") from error
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Family:
     library: str
     verified_with: str
     examples: str
-    requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what must hold, in order
+    kinds: tuple[str, ...]  # classes of the model, "package.module.Class"
+    requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what else must hold, in order
     blocks: Callable[[Host], "nn.Sequential"]  # the container that is indexed by layer
     dim: Callable[[Host], int]  # of a block: the width of its tokens
     prefix_tokens: Callable[[Host], int]
@@ -52,7 +54,11 @@ class Family:
     heads: Callable[[Host], int]  # of a block
     parts: Parts
     features: Callable[[Host, "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
-    per_token: tuple[str, ...] = ()  # arguments of a block with one row per patch token
+    sparse: str  # what becomes sparse, in words
+    refused: str  # what is not supported and why, in words
+    per_token: tuple[str, ...] = ()  # arguments of a block, tensors with one row per patch token
+    mask: str = "attn_mask"  # the argument of a block that masks attention
+    wants_maps: Callable[[Host], bool] = lambda block: False  # its settings ask for attention maps
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
@@ -69,16 +75,33 @@ class Family:
 
     def first_mismatch(self, model: Host) -> tuple[int, str | None]:
         """How many requirements hold before one fails, and the text of that one (None: all hold)."""
-        for number, (text, holds) in enumerate(self.requirements):
+        if not is_instance(model, *self.kinds):
+            return 0, f"a {self.library} {' or '.join(kind.rpartition('.')[2] for kind in self.kinds)}"
+        for number, (text, holds) in enumerate(self.requirements, 1):
             try:
                 fits = holds(model)
             except (AttributeError, TypeError, IndexError):
                 fits = False
             if not fits:
                 return number, text
-        return len(self.requirements), None
+        return len(self.requirements) + 1, None
+
+    def kinship(self, model: Host) -> int:
+        """How many leading parts of its class's name a model has in common with the family's."""
+        own = class_name(model).split(".")
+
+        def shared(kind: str) -> int:
+            both = zip(own, kind.split("."), strict=False)
+            return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
+
+        return max(map(shared, self.kinds))
 
 
 def is_instance(module: Any, *names: str) -> bool:
-    """Whether the class of `module` is one of `names` ("package.module.Class"), without importing it."""
-    return f"{type(module).__module__}.{type(module).__qualname__}" in names
+    """Whether the class of `module` is one of `names`, as `class_name` gives them; imports nothing."""
+    return class_name(module) in names
+
+
+def class_name(module: Any) -> str:
+    """ "package.module.Class" of a module."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"

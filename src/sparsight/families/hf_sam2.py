@@ -8,6 +8,7 @@ from functools import partial
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
 
 SAM2 = "transformers.models.sam2.modeling_sam2."
 
@@ -82,13 +83,11 @@ FAMILY = Family(
     library="transformers",
     verified_with="5.23.0",
     examples="SAM 2 and SAM 2.1 (Sam2Model, Sam2VisionModel, Sam2HieraDetModel)",
+    kinds=(SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel"),
+    sparse=GLOBAL_BLOCKS,
+    refused="windowed and pooling blocks stay as they are; SAM and SAM-HQ, whose attention adds a bias "
+    "to every pair of tokens; ViTDet, with its maps and convolutions",
     requirements=(
-        (
-            "a transformers Sam2Model, Sam2VisionModel or Sam2HieraDetModel",
-            lambda m: is_instance(
-                m, SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel"
-            ),
-        ),
         (
             "a Hiera encoder of multi-scale blocks",
             lambda m: all(is_instance(b, SAM2 + "Sam2MultiScaleBlock") for b in _hiera(m).blocks),
@@ -111,6 +110,7 @@ FAMILY = Family(
         mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
     ),
     features=_features,
+    wants_maps=lambda block: block.attn.config.output_attentions,
     is_global=_is_global,
     lean=_lean,
 )

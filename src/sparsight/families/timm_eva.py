@@ -46,8 +46,9 @@ def _scaled(gamma, y):
 FAMILY = Family(
     name="timm_eva",
     examples="DINOv3, EVA-02, Perception Encoder, ViTs with RoPE",
+    kinds=(EVA + "Eva",),
+    refused="post-norm blocks, grouped-query attention: the block is another one",
     requirements=(
-        ("a timm Eva model", lambda m: is_instance(m, EVA + "Eva")),
         (
             "pre-norm blocks (timm's EvaBlock)",
             lambda m: all(is_instance(b, EVA + "EvaBlock") for b in m.blocks),

@@ -5,6 +5,7 @@ import math
 from sparsight.families.base import Family, Parts, is_instance
 
 HIERA = "timm.models.hieradet_sam2."
+GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
 
 
 def _qkv(block, h):
@@ -32,8 +33,11 @@ FAMILY = Family(
     library="timm",
     verified_with="1.0.31",
     examples="SAM 2 and SAM 2.1 image encoders (sam2_hiera_*)",
+    kinds=(HIERA + "HieraDet",),
+    sparse=GLOBAL_BLOCKS,
+    refused="windowed and pooling blocks stay as they are; SAM (`samvit_*`), whose attention adds a "
+    "bias to every pair of tokens",
     requirements=(
-        ("a timm HieraDet", lambda m: is_instance(m, HIERA + "HieraDet")),
         (
             "multi-scale blocks (timm's MultiScaleBlock)",
             lambda m: all(is_instance(b, HIERA + "MultiScaleBlock") for b in m.blocks),

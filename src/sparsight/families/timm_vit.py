@@ -36,13 +36,16 @@ PLACES: dict[str, Any] = {
     "patch_px": lambda m: tuple(m.patch_embed.patch_size),
     "heads": lambda block: block.attn.num_heads,
     "features": lambda m, images: m.forward_features(images),
+    "sparse": "global attention of any block",
 }
 
 FAMILY = Family(
     name="timm_vit",
     examples="DINOv2 (with and without registers), CLIP and SigLIP towers, DeiT, AugReg ViT",
+    kinds=(VIT + "VisionTransformer",),
+    refused="parallel or post-norm blocks, attention dropout, relative position bias: the block is "
+    "another one, or has no form as two dense attention calls",
     requirements=(
-        ("a timm VisionTransformer", lambda m: is_instance(m, VIT + "VisionTransformer")),
         (
             "pre-norm blocks (timm's Block)",
             lambda m: all(is_instance(b, VIT + "Block") for b in m.blocks),

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
+from sparsight.families import encoder_in
 from sparsight.images import Images, Reader
 from sparsight.methods.sve import score
 from sparsight.ops import statistics
@@ -47,12 +48,15 @@ def analyze(
     images: Images,
     max_images: int = 16,
     projectors: "dict[int, Tensor] | None" = None,
+    module: str | None = None,
 ) -> Analysis:
     """Measure every layer's attention over up to `max_images` images, spread over the whole set.
 
-    `projectors` (layer -> weight) adds the trained scorer's recall of the layers that have one.
+    `projectors` (layer -> weight) adds the trained scorer's recall of the layers that have one;
+    `module` is the path of the vision encoder inside a larger model, which alone is run.
     Memory above the model: one picture's activations and 64 rows of attention; no N x N map.
     """
+    model = encoder_in(model, module)
     family = family_in(model)
     prefix, layers = family.prefix_tokens(model), family.global_layers(model)
     reader, totals = Reader(images), _Totals(layers)

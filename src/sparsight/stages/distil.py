@@ -94,6 +94,7 @@ def distil(
     student = apply(copy.deepcopy(teacher), sparse)
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
+    _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
     rate = settings.learning_rate or 0.04 / width
@@ -160,6 +161,16 @@ def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[
         if parameter.requires_grad:
             trained[name] = parameter
     return trained
+
+
+def _let_checkpoint(student: nn.Module) -> None:
+    """transformers' blocks checkpoint gradients, if that was enabled, only when in training mode.
+
+    The mode is set on the blocks alone, so that dropout and drop path inside them stay off.
+    """
+    for block in family_in(student).blocks(student):
+        if getattr(block, "gradient_checkpointing", False):
+            block.training = True
 
 
 def _set_scorer(student: nn.Module, scorer: Scorer) -> None:

@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsight.attach import applied, apply, family_in
 from sparsight.errors import NotFiniteError, PlanError
+from sparsight.families import encoder_in
 from sparsight.images import Images, Reader, check_resolution
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
@@ -26,12 +27,15 @@ def measure(
     batches: Sequence[int] = (1,),
     repeats: int = 7,
     max_images: int = 16,
+    module: str | None = None,
 ) -> dict[str, Any]:
     """Compare `model` as it is (dense) with `plan` applied to a copy of it.
 
+    `module` is the path of the vision encoder inside a larger model; the encoder alone is measured.
     Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
     `fidelity` of the final features at the images' own resolution.
     """
+    model = encoder_in(model, module)
     if applied(model):
         raise PlanError("measure compares a dense model with a plan: restore the model first")
     family = family_in(model)
@@ -133,13 +137,22 @@ def fused(*models: nn.Module) -> Iterator[None]:
     """While in here, models waste nothing and attention is the fused kernel: a fair dense baseline."""
     modules = {module for model in models for module in model.modules()}
     slow: list[Any] = [module for module in modules if getattr(module, "fused_attn", True) is False]
+    configs: dict[int, Any] = {  # transformers keeps the choice in configs that modules share
+        id(module.config): module.config
+        for module in modules
+        if getattr(getattr(module, "config", None), "_attn_implementation", None) == "eager"
+    }
     try:
         with ExitStack() as lean:
             for model in models:
                 lean.enter_context(family_in(model).lean(model))
             for module in slow:
                 module.fused_attn = True
+            for config in configs.values():
+                config._attn_implementation = "sdpa"
             yield
     finally:
         for module in slow:
             module.fused_attn = False
+        for config in configs.values():
+            config._attn_implementation = "eager"

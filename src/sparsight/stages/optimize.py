@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import applied, apply, family_in, identity, resolve, restore
 from sparsight.errors import PlanError, SparsightError
+from sparsight.families import encoder_in
 from sparsight.files import check_writable, write_json
 from sparsight.images import ImageFolder, Images
 from sparsight.methods import SVE, projector_name
@@ -42,6 +43,7 @@ def optimize(
     reuse_overlap: float | None = REUSE_OVERLAP,
     max_images: int = 16,
     source: str | None = None,
+    module: str | None = None,
 ) -> Plan:
     """Find and prepare a sparse plan for `model`; the model itself is left as it was.
 
@@ -51,9 +53,11 @@ def optimize(
                            is at most `max_error`; "indicator": s above `indicator_threshold`
     `reuse_overlap`        consecutive layers with at least this overlap share a pattern; None: none do
     `out`                  folder to save the run in, and to go on from if a distillation was interrupted
+    `module`               path of the vision encoder inside a larger model, such as "vision_tower"
 
-    Returns the plan; `apply(model, plan)` makes the model sparse.
+    Returns the plan; `apply(model, plan, module)` makes the model sparse.
     """
+    model = encoder_in(model, module)
     if applied(model):
         raise PlanError("optimize starts from the dense model: call sparsight.restore(model) first")
     folder = Path(out) if out is not None else None
@@ -83,7 +87,8 @@ def optimize(
     config = config.model_copy(update={"layers": layers, "groups": ()})
     plan = _draft(config, model, source).with_(
         resolution=found.resolution,
-        recipe={"images": len(images), "calibration_images": found.images, "select_by": select_by},
+        recipe={"images": len(images), "calibration_images": found.images, "select_by": select_by}
+        | ({"module": module} if module else {}),
     )
 
     if config.scorer == "linear":
@@ -114,8 +119,8 @@ def as_images(images: Images | str | PathLike[str], model: nn.Module) -> Images:
     size = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is None:
         raise SparsightError(
-            "the model does not say which picture size it takes: pass "
-            "sparsight.ImageFolder(folder, resolution) instead of a folder"
+            "the model does not say which pictures it takes: pass "
+            "sparsight.ImageFolder(folder, resolution, mean, std) instead of a folder"
         )
     normal = {key: tuple(cfg[key]) for key in ("mean", "std") if key in cfg}
     return ImageFolder(images, tuple(size), **normal)

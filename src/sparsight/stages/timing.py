@@ -4,6 +4,7 @@ import ctypes
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -128,7 +129,8 @@ def versions() -> dict[str, str]:
     import sparsight
 
     found = {"sparsight": sparsight.__version__, "python": platform.python_version()}
-    return found | {name: version(name) for name in ("torch", "timm")}
+    optional = [name for name in ("transformers",) if name in sys.modules]
+    return found | {name: version(name) for name in ("torch", "timm", *optional)}
 
 
 def _wait(device: torch.device) -> None:

@@ -12,12 +12,15 @@ the group to go on from.  Under torch.compile the restored copies nobody reads d
 Inside, tokens are rows (b, n, c), whether the host has them so or as (b, height, width, c).
 """
 
+import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from sparsight.errors import SparsightError
 from sparsight.families import Family
 from sparsight.methods.sve import score
 from sparsight.methods.sve.config import SVE
@@ -25,7 +28,9 @@ from sparsight.ops.attention import sparse_attention
 from sparsight.ops.partition import inverse, kept_count, rank, take, take_heads, take_positions
 
 CARRY = "_sparsight_carry"
-_MODULE_STATE = tuple(nn.Module().__dict__)
+OWN = frozenset(  # attributes of the sparse block that the original does not share
+    ("original", "family", "prefix", "config", "layer", "arguments", "reuses", "feeds", "projector")
+)
 
 
 @dataclass
@@ -41,30 +46,47 @@ class SparseBlock(nn.Module):
     """Runs `original` sparsely.  Children, parameters and hooks are the original's own objects.
 
     So state-dict keys, `.to()`, `.train()` and hooks behave as on the block itself, and giving the
-    block back is all there is to restoring it.
+    block back is all there is to restoring it.  An instance is also one of the original's class: that
+    is how a host finds its blocks when it records hidden states, checkpoints gradients or spreads a
+    model over devices.
     """
+
+    original: nn.Module
+
+    def __new__(cls, original: nn.Module, *settings: Any) -> "SparseBlock":
+        """An instance of both classes."""
+        return _blank(type(original))
 
     def __init__(
         self, original: nn.Module, family: Family, prefix: int, config: SVE, layer: int,
         projector: Tensor | None,
     ) -> None:  # fmt: skip
-        super().__init__()
-        for name in _MODULE_STATE:
-            self.__dict__[name] = original.__dict__[name]
+        # The state of an nn.Module is the original's own; `forward` is there if accelerate set it.
+        self.__dict__.update({k: v for k, v in original.__dict__.items() if k != "forward"})
         self.__dict__["original"] = original  # not as a child, which would change the keys
         self.family, self.prefix, self.config, self.layer = family, prefix, config, layer
+        self.arguments = tuple(inspect.signature(original.forward).parameters)[1:]
         self.reuses = layer in config.followers()
         self.feeds = layer + 1 in config.followers()  # groups are runs, so it is of the same group
         self.projector = projector  # (c,) for `linear`, else None
 
-    def forward(self, x: Tensor, **host: Any) -> Tensor:
-        """`original(x, **host)` with sparse attention; dense where that pays more or a mask is given."""
+    def forward(self, x: Tensor, *args: Any, **host: Any) -> Tensor:
+        """`original(x, ...)` with sparse attention; dense where that pays more or a mask is given.
+
+        Raises SparsightError if attention maps are asked for: a sparse layer has none.
+        """
+        host |= zip(self.arguments, args, strict=False)
         rows = x.flatten(1, -2)
         n = rows.shape[1]
         global_queries, kept_keys = self.counts(n)
-        masked = host.get("attn_mask") is not None or host.get("is_causal", False)
+        masked = host.get(self.family.mask) is not None or host.get("is_causal", False)
         if n < self.config.min_tokens or global_queries == n or kept_keys == n or masked:
             return self.original.forward(x, **host)
+        if host.get("output_attentions") or self.family.wants_maps(self):
+            raise SparsightError(
+                f"layer {self.layer} is sparse and has no attention map: call without "
+                "output_attentions, or restore the model first"
+            )
 
         tables = {k: host[k] for k in self.family.per_token if host.get(k) is not None}
         carry: Carry | None = getattr(x, CARRY, None) if self.reuses else None
@@ -83,7 +105,7 @@ class SparseBlock(nn.Module):
             setattr(restored, CARRY, Carry(carry.order, carry.undo, kept))
         return restored
 
-    def _enter(self, x: Tensor, tables: dict[str, Tensor]) -> tuple[Carry, tuple[Tensor, ...]]:
+    def _enter(self, x: Tensor, tables: dict[str, Any]) -> tuple[Carry, tuple[Tensor, ...]]:
         """Rank the tokens and bring all that belongs to them into that order."""
         parts = self.family.parts
         h = parts.norm(self, x)
@@ -99,7 +121,7 @@ class SparseBlock(nn.Module):
             qkv = (take_heads(q, order), take_heads(k, order), take_heads(v, order))
         return Carry(order, inverse(order), None), (take(x, order), h, *qkv)
 
-    def _go_on(self, x: Tensor, carry: Carry, tables: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    def _go_on(self, x: Tensor, carry: Carry, tables: dict[str, Any]) -> tuple[Tensor, ...]:
         """Take over the order of the layer before, and its permuted tokens if they are still good."""
         parts, tokens = self.family.parts, carry.tokens
         if tokens is None or self._forward_pre_hooks:
@@ -108,8 +130,15 @@ class SparseBlock(nn.Module):
         h = parts.norm(self, tokens)
         return tokens, h, *parts.qkv(self, h, **self._sorted(tables, carry.order))
 
-    def _sorted(self, tables: dict[str, Tensor], order: Tensor) -> dict[str, Tensor]:
-        return {name: take_positions(t, order, self.prefix) for name, t in tables.items()}
+    def _sorted(self, tables: dict[str, Any], order: Tensor) -> dict[str, Any]:
+        """Per-token tables, each a tensor or a tuple of them, in ranked order."""
+
+        def take_all(table: Any) -> Any:
+            if isinstance(table, tuple):
+                return tuple(map(take_all, table))
+            return take_positions(table, order, self.prefix)
+
+        return {name: take_all(table) for name, table in tables.items()}
 
     def counts(self, tokens: int) -> tuple[int, int]:
         """nq and nk for this many tokens."""
@@ -126,10 +155,11 @@ class SparseBlock(nn.Module):
             return score.exact(q, k)
         return score.sampled(q, k, self.prefix, self.config.sample_every)
 
-    def train(self, mode: bool = True) -> "SparseBlock":
-        """As on any module, the original included."""
-        self.original.training = mode
-        return super().train(mode)
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What a host sets on its block (training mode, checkpointing) holds for the original too."""
+        super().__setattr__(name, value)
+        if name not in OWN:
+            setattr(self.original, name, value)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "SparseBlock":
         """`.to()` and its like also move the projector, which is no part of the state dict."""
@@ -138,9 +168,17 @@ class SparseBlock(nn.Module):
             self.projector = fn(self.projector)
         return self
 
-    def __getattr__(self, name: str) -> Any:
-        """What this module does not have, the original has."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["original"], name)
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copied and pickled by the original's class, since the class of both has no name."""
+        return _blank, (type(self.original),), self.__dict__
+
+
+def _blank(host: Any) -> SparseBlock:
+    """A sparse block in place of one of the class `host`, without its state."""
+    return object.__new__(_both(host))
+
+
+@cache
+def _both(host: Any) -> type[SparseBlock]:
+    """A subclass of both classes, the sparse block's ways first."""
+    return type("SparseBlock", (SparseBlock, host), {"__module__": __name__})

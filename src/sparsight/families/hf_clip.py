@@ -1,0 +1,41 @@
+"""transformers `CLIPVisionModel`, alone or as the vision tower of a larger model."""
+
+from sparsight.families.base import Family, Parts
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+
+CLIP = MODELS + "clip.modeling_clip.CLIP"
+
+
+def blocks(m):
+    """Where CLIP's and SigLIP's towers keep their layers."""
+    return m.encoder.layers
+
+
+def _merge(block, out, h):
+    return block.self_attn.out_proj(out.flatten(2))
+
+
+# SigLIP's blocks are the same.
+PARTS = Parts(
+    norm=lambda block, x: block.layer_norm1(x),
+    qkv=lambda block, h: project(block.self_attn, h),
+    merge=_merge,
+    residual=lambda block, x, y: x + y,
+    mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
+)
+
+FAMILY = Family(
+    name="hf_clip",
+    examples="CLIP's vision tower, alone, in `CLIPModel`, or in a vision-language model such as LLaVA",
+    kinds=(CLIP + "VisionModel",),
+    refused=f"{NO_DROPOUT}; CLIP's text tower, whose attention is causal",
+    requirements=requirements(blocks, (CLIP + "EncoderLayer",), "self_attn", "scale", "dropout"),
+    blocks=blocks,
+    prefix_tokens=lambda m: 1,
+    dim=lambda block: block.self_attn.q_proj.in_features,
+    heads=lambda block: block.self_attn.num_heads,
+    features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
+    wants_maps=lambda block: block.self_attn.config.output_attentions,
+    parts=PARTS,
+    **PLACES,
+)

@@ -1,0 +1,37 @@
+"""transformers `DINOv3ViTModel`: rotary position embedding on the patch tokens alone."""
+
+from sparsight.families.base import Family, Parts
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+from sparsight.families.hf_dinov2 import PARTS
+
+DINOV3 = MODELS + "dinov3_vit.modeling_dinov3_vit.DINOv3ViT"
+
+
+def _blocks(m):
+    return m.model.layer
+
+
+def _qkv(block, h, position_embeddings):
+    from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
+
+    q, k, v = project(block.attention, h)
+    cos, sin = position_embeddings
+    return *apply_rotary_pos_emb(q, k, cos, sin), v
+
+
+FAMILY = Family(
+    name="hf_dinov3",
+    examples="DINOv3 ViT (S to 7B)",
+    kinds=(DINOV3 + "Model",),
+    refused=f"{NO_DROPOUT}; DINOv3 ConvNeXt, which has no attention",
+    requirements=requirements(_blocks, (DINOV3 + "Layer",), "attention", "scaling", "dropout"),
+    blocks=_blocks,
+    prefix_tokens=lambda m: 1 + m.config.num_register_tokens,
+    dim=lambda block: block.attention.q_proj.in_features,
+    heads=lambda block: block.attention.num_heads,
+    features=lambda m, images: m(images).last_hidden_state,
+    wants_maps=lambda block: block.attention.config.output_attentions,
+    parts=Parts(qkv=_qkv, **PARTS),
+    per_token=("position_embeddings",),
+    **PLACES,
+)

@@ -1,0 +1,40 @@
+"""transformers `ViTModel` and `DeiTModel`: pre-norm blocks, one or two prefix tokens."""
+
+from sparsight.families.base import Family, Parts
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+
+VIT, DEIT = MODELS + "vit.modeling_vit.ViT", MODELS + "deit.modeling_deit.DeiT"
+
+
+def _blocks(m):
+    return m.layers
+
+
+def _merge(block, out, h):
+    return block.attention.o_proj(out.flatten(2))
+
+
+FAMILY = Family(
+    name="hf_vit",
+    examples="ViT, DeiT (distilled or not), and the backbone in their classifiers",
+    kinds=(VIT + "Model", DEIT + "Model"),
+    refused=NO_DROPOUT,
+    requirements=requirements(
+        _blocks, (VIT + "Layer", DEIT + "Layer"), "attention", "scaling", "attention_dropout"
+    ),
+    blocks=_blocks,
+    # DeiT always has a distillation token beside cls.
+    prefix_tokens=lambda m: 2 if hasattr(m.embeddings, "distillation_token") else 1,
+    dim=lambda block: block.attention.q_proj.in_features,
+    heads=lambda block: block.attention.num_attention_heads,
+    features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
+    wants_maps=lambda block: block.attention.config.output_attentions,
+    parts=Parts(
+        norm=lambda block, x: block.layernorm_before(x),
+        qkv=lambda block, h: project(block.attention, h),
+        merge=_merge,
+        residual=lambda block, x, y: block.dropout(y) + x,
+        mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
+    ),
+    **PLACES,
+)
