@@ -174,6 +174,39 @@ def families() -> str:
     return rows(header, lines).replace("---:", "---")
 
 
+def salience(result: dict[str, Any]) -> str:
+    """Which error of the features tells what harms the task, layer by layer."""
+    powers = list(result["correlation"])
+    header = ["sparse layer", "divergence on objects, x 1000", "on background, x 1000"]
+    header += [f"error, power {p}" for p in powers]
+    lines = [
+        [
+            str(row["layer"]), f"{1e3 * row['kl_objects']:.1f}", f"{1e3 * row['kl_background']:.2f}",
+            *(f"{row[f'error_{p}']:.3f}" for p in powers),
+        ]
+        for row in result["layers"]
+    ]  # fmt: skip
+    ranks = [f"{result['correlation'][p]:.2f}" for p in powers]
+    lines.append(["rank correlation with objects", "", "", *ranks])
+    at = result["protocol"]["ranking"]
+    return f"*{at['scenes']} scenes at {at['resolution']}.*\n\n" + rows(header, lines)
+
+
+def salience_learning(result: dict[str, Any]) -> str:
+    """What a distillation with and without the weights does to objects and background."""
+    header = ["", "divergence on objects, x 1000", "on background, x 1000", "error, power 0", "power 8"]
+    lines = [
+        [
+            row["name"], f"{1e3 * row['kl_objects']:.1f}", f"{1e3 * row['kl_background']:.2f}",
+            f"{row['error_0']:.3f}", f"{row['error_8']:.3f}",
+        ]
+        for row in result["learning"]
+    ]  # fmt: skip
+    at = result["protocol"]["learning"]
+    note = f"*{at['steps']} steps; {at['scenes']} scenes at {at['resolution']}; layers {at['layers']}.*"
+    return note + "\n\n" + rows(header, lines)
+
+
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
@@ -182,6 +215,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
     "sam2": ("sam2-cpu.json", sam2),
+    "salience": ("salience-cpu.json", salience),
+    "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),
     "encoder": ("../../src/sparsight/demo/weights/encoder.json", encoder),
 }

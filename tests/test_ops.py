@@ -148,3 +148,51 @@ def test_fidelity():
     assert fidelity.relative_error(changed, dense).tolist() == pytest.approx([0, 0.5])
     assert fidelity.cosine(changed, dense).tolist() == pytest.approx([1, 1])
     assert fidelity.cosine(-dense, dense).tolist() == pytest.approx([-1, -1])
+
+
+def test_weighted_error_equals_its_definition():
+    dense, changed = torch.randn(2, 7, 4), torch.randn(2, 7, 4)
+    weights = torch.rand(2, 7)
+    for i in range(2):
+        moved = sum(weights[i, t] * (changed - dense)[i, t].square().sum() for t in range(7))
+        size = sum(weights[i, t] * dense[i, t].square().sum() for t in range(7))
+        got = fidelity.relative_error(changed, dense, weights)[i].item()
+        assert got == pytest.approx((moved / size).sqrt().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_salience_is_high_where_a_token_differs_and_for_prefix_tokens(prefix):
+    torch.manual_seed(0)
+    dense = 3 + 0.1 * torch.randn(2, prefix + 400, 8)
+    objects = prefix + torch.arange(40, 48)
+    dense[:, objects] += 2 * torch.randn(2, 8, 8)
+    weights = fidelity.salience(dense, prefix)
+    assert weights.mean(1).tolist() == pytest.approx([1, 1])
+    # 2 % of the tokens differ by twenty times the others' spread: to the eighth power, all there is.
+    assert (weights[:, objects].sum(1) + weights[:, :prefix].sum(1) > 0.99 * weights.sum(1)).all()
+    assert (weights[:, :prefix] >= weights.amax(1, keepdim=True)).all()
+
+
+def test_one_outlier_is_not_all_that_salience_sees():
+    torch.manual_seed(0)
+    dense = torch.randn(1, 1000, 8)
+    dense[0, 3] *= 1000
+    # Without a ceiling it would weigh everything; with it, as much as each of the top 1 %.
+    assert fidelity.salience(dense, 0)[0, 3] < 0.1 * 1000
+
+
+def test_tokens_that_are_all_alike_weigh_the_same():
+    weights = fidelity.salience(torch.ones(1, 9, 4), 0)
+    assert torch.equal(weights, torch.ones(1, 9))
+
+
+def test_a_shift_of_the_background_counts_less_than_a_change_of_the_objects():
+    torch.manual_seed(0)
+    dense = torch.ones(1, 400, 8)
+    dense[:, :8] = torch.randn(1, 8, 8) * 3
+    shifted, lost = dense.clone(), dense.clone()
+    shifted[:, 8:] += 0.3
+    lost[:, :8] = 1
+    weights = fidelity.salience(dense, 0)
+    assert fidelity.relative_error(shifted, dense, weights) < 0.01
+    assert fidelity.relative_error(lost, dense, weights) > 0.5

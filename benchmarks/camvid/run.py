@@ -13,7 +13,7 @@ from train import CLASSES, SIZE, VOID, CamVid, build
 import sparsight
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import evaluate
-from sparsight.demo.run import build_arms, time_arms
+from sparsight.demo.run import METHOD, build_arms, time_arms
 from sparsight.files import write_json
 from sparsight.run import PLAN_FILE
 from sparsight.stages import timing
@@ -32,14 +32,12 @@ if __name__ == "__main__":
     model = build()
     model.load_state_dict(load_file(arguments.out / "camvid.safetensors"))
     images = sparsight.ImageFolder(arguments.data / "train" / "images", SIZE, encoder.MEAN, encoder.STD)
-    distillation = sparsight.Distillation(steps=arguments.steps, scorers=("exact", "linear", "sampled"))
+    distillation = sparsight.Distillation(steps=arguments.steps, scorers=("sampled", "linear"))
     run = arguments.out / "run"
     if (run / PLAN_FILE).exists():  # distilled before: only measure
         plan = sparsight.load(run)
     else:
-        plan = sparsight.optimize(
-            model, images, sparsight.SVE(scorer="linear"), run, distillation, max_images=8
-        )
+        plan = sparsight.optimize(model, images, METHOD, run, distillation, max_images=8)
     print(*plan.reasons, sep="\n", flush=True)
     found = analyze(model, images, 8)
     sparse = sparsight.apply(model, plan)

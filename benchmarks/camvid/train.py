@@ -18,6 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import Sample
 from sparsight.images import to_tensor
+from sparsight.stages.distil import schedule
 
 CLASSES, VOID = 11, 11
 SIZE = (720, 960)  # twice the pictures' own size: 45 x 60 patches
@@ -56,8 +57,8 @@ class Phase:
     patches: tuple[int, int]
 
 
-PHASES = (Phase(400, 8, (16, 16)), Phase(120, 4, (24, 32)), Phase(40, 1, GRID))
-LEARNING_RATE = 5e-4
+PHASES = (Phase(1600, 8, (16, 16)), Phase(500, 4, (24, 32)), Phase(120, 1, GRID))
+LEARNING_RATE = 1e-3
 
 
 def build() -> torch.nn.Module:
@@ -113,7 +114,7 @@ def train(data: Path, out: Path) -> None:
     for phase in PHASES:
         for step in range(phase.steps):
             for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * min(1, (done + 1) / 50) * (1 - done / total)
+                group["lr"] = LEARNING_RATE * schedule(done, total)
             pictures, labels, places = windows_of(frames, phase, rng)
             loss = loss_of(model, pictures, labels, places, phase.patches, weight)
             optimizer.zero_grad()

@@ -95,7 +95,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
     resolution: ResolutionOption = "1024",
     json: JsonOption = None,
-    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 24,
+    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 20,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 5,
     full: Annotated[
         bool, typer.Option(help="distil here instead of using the package's result")
@@ -147,17 +147,14 @@ def optimize(
     scorer: Annotated[Scorer, typer.Option(help="how tokens are ranked")] = Scorer.sampled,
     select_by: Annotated[SelectBy, typer.Option(help="how --layers auto chooses")] = SelectBy.damage,
     max_error: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="with damage: how far the features may move  [default: 0.1, with --distill 0.15]"
-        ),
-    ] = None,
+        float, typer.Option(min=0, help="with damage: how far the tokens that stand out may move")
+    ] = 0.12,
     reuse: Annotated[bool, typer.Option(help="let consecutive layers share a pattern")] = True,
     distill: Annotated[bool, typer.Option(help="adapt the weights too (the whole of SVE)")] = False,
     steps: Annotated[int, typer.Option(min=1, help="distillation steps")] = 300,
     batch: Annotated[int, typer.Option(min=1, help="pictures per distillation step")] = 1,
     learning_rate: Annotated[
-        float | None, typer.Option(help="of the distillation  [default: 0.04 / width]")
+        float | None, typer.Option(help="of the distillation  [default: 0.025 / width]")
     ] = None,
     train: Annotated[Train, typer.Option(help="weights the distillation changes")] = Train.blocks,
     bfloat16: Annotated[bool, typer.Option(help="distil in mixed precision")] = False,

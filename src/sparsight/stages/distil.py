@@ -5,9 +5,11 @@
 
 Paper's symbol = name here: O_i = output of block i; t = teacher, the dense model; S = the plan's layers.
 Our choice where the paper is silent: each layer's term is divided by ||O_i^(t)||^2, so that layers whose
-tokens are large do not drown the others; AdamW with a warm-up and a cosine; a learning rate that falls
-with the model's width.  The ranking is done by the scorer that will run (or by several in turn): weights
-adapted under exact maps lose most of the gain under another scorer.
+tokens are large do not drown the others; tokens that stand out in the teacher's features weigh more, or
+a few objects on a wide background are given up for the background (docs/sve.md has the figures); AdamW
+with a warm-up and a cosine; a learning rate that falls with the model's width.  The ranking is done by
+the scorer that will run (or by several in turn): weights adapted under exact maps lose most of the gain
+under another scorer.
 """
 
 import copy
@@ -23,6 +25,7 @@ from sparsight.attach import apply, family_in
 from sparsight.errors import NotFiniteError
 from sparsight.images import Images, Reader
 from sparsight.methods.sve.block import SparseBlock
+from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Data, Plan
 from sparsight.stages.checkpoint import Checkpoint
 from sparsight.stages.observe import outputs_of
@@ -39,7 +42,7 @@ class Distillation(Data):
 
     steps: Annotated[int, Field(ge=1)] = 300
     batch: Annotated[int, Field(ge=1)] = 1  # pictures per process and step
-    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: 0.04 / width
+    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: 0.025 / width
     train: Literal["blocks", "all"] = "blocks"  # the sparse layers' weights, or every weight
     scorers: tuple[Scorer, ...] = ()  # used in turn, one a step; none: the plan's
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -58,14 +61,19 @@ class LayerwiseLoss(nn.Module):
         self.teachers = (teacher,)  # not a child: neither trained nor wrapped
 
     def forward(self, images: Tensor) -> Tensor:
-        """Eq. 14, each term relative to the teacher's square, summed over layers; mean of the batch."""
+        """Eq. 14, each term relative to the teacher's square, tokens weighted; mean of the batch."""
         family = family_in(self.student)
+        prefix = family.prefix_tokens(self.student)
         with torch.no_grad(), outputs_of(self.teachers[0], self.layers) as wanted:
-            family.features(self.teachers[0], images)
+            weights = salience(family.features(self.teachers[0], images), prefix)
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
-        pairs = [(got[i].flatten(1).float(), wanted[i].flatten(1).float()) for i in self.layers]
-        terms = [(ours - its).square().sum(1) / its.square().sum(1) for ours, its in pairs]
+        terms = []
+        for layer in self.layers:
+            ours, its = got[layer].flatten(1, -2), wanted[layer].flatten(1, -2)
+            # A layer on another grid than the final features (as in Hiera) is weighed by its own tokens.
+            same = its.shape[1] == weights.shape[1]
+            terms.append(relative_square(ours, its, weights if same else salience(its, prefix)))
         return torch.stack(terms).sum(0).mean()
 
 
@@ -97,7 +105,7 @@ def distil(
     _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
-    rate = settings.learning_rate or 0.04 / width
+    rate = settings.learning_rate or 0.025 / width
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
     checkpoint = Checkpoint(
         folder,

@@ -25,9 +25,7 @@ from sparsight.stages.distil import Distillation, distil
 from sparsight.stages.predict import fit_projectors
 from sparsight.stages.timing import versions
 
-# Without distillation the features may move by a tenth.  Distillation takes back most of what sparse
-# attention costs, so more layers may take part when it follows.
-MAX_ERROR, MAX_ERROR_DISTILLED = 0.1, 0.15
+MAX_ERROR = 0.12  # how far the tokens that stand out may move
 REUSE_OVERLAP = 0.6
 
 
@@ -38,7 +36,7 @@ def optimize(
     out: str | PathLike[str] | None = None,
     distillation: Distillation | None = None,
     select_by: Literal["damage", "indicator"] = "damage",
-    max_error: float | None = None,
+    max_error: float = MAX_ERROR,
     indicator_threshold: float = 0.5,
     reuse_overlap: float | None = REUSE_OVERLAP,
     max_images: int = 16,
@@ -79,9 +77,8 @@ def optimize(
         layers = named
         reasons.append(f"layers {list(layers)}: named by the user")
     else:
-        limit = max_error or (MAX_ERROR_DISTILLED if distillation else MAX_ERROR)
         layers, damages, why = _select(
-            model, images, config, found, select_by, limit, indicator_threshold
+            model, images, config, found, select_by, max_error, indicator_threshold
         )
         reasons.append(why)
     config = config.model_copy(update={"layers": layers, "groups": ()})

@@ -7,7 +7,7 @@ from torch import nn
 from sparsight.attach import apply, family_in, restore
 from sparsight.images import Images, Reader
 from sparsight.methods import SVE
-from sparsight.ops.fidelity import relative_error
+from sparsight.ops.fidelity import relative_error, salience
 from sparsight.stages.calibrate import Analysis
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
@@ -21,19 +21,23 @@ def by_indicator(analysis: Analysis, threshold: float) -> tuple[int, ...]:
 def damage_of(
     model: nn.Module, images: Images, trials: Sequence[SVE], max_images: int = 4
 ) -> list[float]:
-    """For each setting, the mean relative error it alone makes in the final features."""
+    """For each setting, the mean relative error it alone makes in the final features.
+
+    Tokens are weighted by how much they stand out: see `salience`.
+    """
     family, reader = family_in(model), Reader(images)
     device = next(model.parameters()).device
     pictures = [picture[None].to(device) for picture in reader.spread(max_images)]
     with evaluating(model):
         dense = [family.features(model, picture) for picture in pictures]
+        weights = [salience(wanted, family.prefix_tokens(model)) for wanted in dense]
         damages = []
         for trial in track(trials, "Trying layers", len(trials)):
             apply(model, trial)
             try:
                 errors = [
-                    relative_error(family.features(model, picture), wanted).item()
-                    for picture, wanted in zip(pictures, dense, strict=True)
+                    relative_error(family.features(model, picture), wanted, weight).item()
+                    for picture, wanted, weight in zip(pictures, dense, weights, strict=True)
                 ]
             finally:
                 restore(model)
