@@ -97,6 +97,25 @@ def whole_model(result: dict[str, Any]) -> str:
     )
 
 
+def sam2(result: dict[str, Any]) -> str:
+    """Speedups over the fastest dense form of the same run, and what the FLOPs allow."""
+    header = ["", "resolution", "latency", "in global blocks", "speedup", "GFLOPs", "FLOP limit"]
+    lines = [
+        [
+            row["arm"], row["resolution"], f"{row['latency_ms'] / 1e3:.2f} s",
+            f"{row['global_blocks_s']:.2f} s", f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
+            f"{row['limit']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    return (
+        setting(p, f"`{p['model']}`", "random weights: only speed is meant")
+        + "\n\n"
+        + rows(header, lines)
+    )
+
+
 def memory(result: dict[str, Any]) -> str:
     header = ["resolution", "tokens", "peak above the model", "one full attention map"]
     lines = [
@@ -119,12 +138,11 @@ def recall(found: dict[str, Any]) -> str:
     header = ["layer", "indicator s", "top 1/8 share", "overlap with the layer before"]
     header += [f"recall, {name}" for name in scorers]
     lines = []
-    for layer in found["layers"]:
-        n = layer["layer"]
+    for n, layer in enumerate(found["layers"]):
         curves = layer["recall"]
         lines.append(
             [
-                str(n), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
+                str(layer["layer"]), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
                 f"{found['overlap'][n - 1][n]:.2f}" if n else "-",
                 *(f"{curves[s][at]:.3f}" if s in curves else "-" for s in scorers),
             ]
@@ -217,6 +235,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
+    "sam2": ("sam2-cpu.json", sam2),
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),

@@ -2,17 +2,20 @@
 
 import json
 
+import test_apply
+import test_windowed
 import torch
-from conftest import make_images, make_model
-from test_apply import GROUPS, make_plan
+from conftest import WINDOWED, make_images, make_model
+from test_apply import GROUPS
 
 import sparsight
 
 errors = {}
-for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3"):
-    for kind, groups in GROUPS.items():
-        model = make_model(name)
-        sparsight.apply(model, make_plan(model, "sampled", groups))
+for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED):
+    for kind in GROUPS:
+        model = WINDOWED[name]() if name in WINDOWED else make_model(name)
+        tests = test_windowed if name in WINDOWED else test_apply
+        sparsight.apply(model, tests.make_plan(model, "sampled", tests.GROUPS[kind]))
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         worst = 0.0

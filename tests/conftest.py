@@ -15,6 +15,7 @@ torch.set_num_threads(2)
 import timm  # noqa: E402
 
 from sparsight.attach import family_in  # noqa: E402
+from sparsight.families.base import is_instance  # noqa: E402
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3, "dynamic_img_size": True}
 
@@ -68,13 +69,15 @@ def make_model(name: str, seed: int = 0, **changes) -> torch.nn.Module:
 
 def shaken(model: torch.nn.Module) -> torch.nn.Module:
     """In evaluation mode, with random vectors, and larger matrices that make attention sharp."""
-    drawn_alike = not type(model).__module__.startswith("transformers.")
+    drawn_alike = is_instance(
+        model, "timm.models.vision_transformer.VisionTransformer", "timm.models.eva.Eva"
+    )
     for parameter in model.eval().parameters():
         if parameter.ndim < 2:
             parameter.data.add_(0.3 * torch.randn_like(parameter))
         elif drawn_alike:
             parameter.data.mul_(2)  # sharper attention: a wrong kept set shows
-        else:  # each class of transformers draws in its own way
+        else:  # the others draw each in its own way
             parameter.data.normal_(std=1.5 * parameter[0].numel() ** -0.5)
     return model
 
@@ -100,3 +103,42 @@ def run_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
 def model(request):
     """Each of the small models in turn."""
     return make_model(request.param)
+
+
+# Stage by stage: pooling before blocks 1, 4 and 7; 5, 6 (adjacent) and 8 (of another width, on a grid
+# of odd sides) see all tokens; the windows do not divide the grids, so that they are padded.
+SAM2_STAGES, SAM2_GLOBAL, SAM2_WINDOWS = (1, 3, 3, 2), (5, 6, 8), (4, 4, 4, 3)
+
+
+def make_timm_sam2(seed: int = 0, **changes) -> torch.nn.Module:
+    """timm's SAM 2 encoder, small."""
+    torch.manual_seed(seed)
+    settings = {"embed_dim": 16, "num_heads": 1, "stages": SAM2_STAGES, "window_spec": SAM2_WINDOWS}
+    settings |= {"global_att_blocks": SAM2_GLOBAL, "init_values": 0.5} | changes
+    return shaken(timm.create_model("sam2_hiera_tiny", **settings))
+
+
+def sam2_config(**changes):
+    """Settings of a small transformers `Sam2VisionModel`, the same encoder as timm's."""
+    from transformers import Sam2HieraDetConfig, Sam2VisionConfig
+
+    hiera = Sam2HieraDetConfig(
+        hidden_size=16, num_attention_heads=1, blocks_per_stage=list(SAM2_STAGES),
+        embed_dim_per_stage=[16, 32, 64, 128], num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=list(SAM2_WINDOWS), global_attention_blocks=list(SAM2_GLOBAL), **changes,
+    )  # fmt: skip
+    return Sam2VisionConfig(
+        backbone_config=hiera, backbone_channel_list=[128, 64, 32, 16], fpn_hidden_size=24
+    )
+
+
+def make_hf_sam2(seed: int = 0, **changes) -> torch.nn.Module:
+    """transformers' SAM 2 encoder with its neck, small."""
+    from transformers import Sam2VisionModel
+
+    torch.manual_seed(seed)
+    return shaken(Sam2VisionModel(sam2_config(**changes)))
+
+
+# Encoders with windowed and global blocks: name -> how to make a small one
+WINDOWED = {"timm_sam2": make_timm_sam2, "hf_sam2": make_hf_sam2}

@@ -287,7 +287,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         "resolution": ([*analyze, "--resolution", "big"], "neither like 1024"),
         "model": (["analyze", "something", "--images", images], "MODEL 'something' is neither"),
         "timm name": (["analyze", "timm:no_such", "--images", images], "cannot load no_such"),
-        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "is no plain vision"),
+        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "ResNet is not supported"),
         "pickle": (
             ["analyze", "timm:vit_tiny_patch16_224", "--checkpoint", "a.pth", "--images", images],
             "not a .safetensors file",

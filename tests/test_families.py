@@ -39,7 +39,8 @@ def test_facts(model):
     patches = (images.shape[2] // patch[0]) * (images.shape[3] // patch[1])
     with torch.no_grad():
         features = family.features(model, images)
-    assert features.shape == (2, patches + family.prefix_tokens(model), family.dim(model))
+    assert features.shape == (2, patches + family.prefix_tokens(model), 48)
+    assert family.dim(family.blocks(model)[0]) == 48
     assert family.heads(family.blocks(model)[0]) == 3
 
 

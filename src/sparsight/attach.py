@@ -117,16 +117,21 @@ def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     """`plan` with its layers named, after all checks against `model`."""
-    depth = len(family.blocks(model))
+    depth, available = len(family.blocks(model)), family.global_layers(model)
     layers = plan.method.layers
     if layers == "auto":
         raise PlanError(
             'layers="auto" needs calibration: run sparsight.optimize(model, images), or name the layers'
         )
     if layers == "all":
-        plan = plan.with_(method=plan.method.model_copy(update={"layers": tuple(range(depth))}))
+        plan = plan.with_(method=plan.method.model_copy(update={"layers": available}))
     elif layers[-1] >= depth:
         raise PlanError(f"the plan names layer {layers[-1]}, but this model has layers 0 to {depth - 1}")
+    elif windowed := [n for n in layers if n not in available]:
+        raise PlanError(
+            f"layer {windowed[0]} of this model attends within windows, or pools, and stays as it is: "
+            f"name some of the layers with global attention, {', '.join(map(str, available))}"
+        )
     devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise PlanError(
@@ -149,15 +154,15 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
                 f"{key!r} has shape {tuple(own[key].shape)} in this model and "
                 f"{tuple(tensor.shape)} in the plan"
             )
-    dim = family.dim(model)
     for name, layer in method_of(plan.method).tensors(plan.method).items():
         if name not in plan.weights:
             raise PlanError(
                 f"scorer='linear' needs a trained projector for layer {layer} ({name!r}), and the plan "
                 "has none: run sparsight.optimize, or use scorer='sampled', which needs no training"
             )
-        if tuple(plan.weights[name].shape) != (dim,):
-            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {(dim,)}")
+        wanted = (family.dim(family.blocks(model)[layer]),)
+        if tuple(plan.weights[name].shape) != wanted:
+            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {wanted}")
     return plan
 
 
@@ -168,12 +173,16 @@ def identity(model: nn.Module, family: Family) -> ModelIdentity:
         family=family.name,
         kind=type(model).__name__,
         depth=len(blocks),
-        dim=family.dim(model),
-        heads=family.heads(blocks[0]),
+        dim=_one_or_each([family.dim(block) for block in blocks]),
+        heads=_one_or_each([family.heads(block) for block in blocks]),
         prefix_tokens=family.prefix_tokens(model),
         patch_px=family.patch_px(model),
         weight_samples=tuple(_weight_sample(block) for block in blocks),
     )
+
+
+def _one_or_each(values: list[int]) -> int | tuple[int, ...]:
+    return values[0] if len(set(values)) == 1 else tuple(values)
 
 
 def _weight_sample(block: nn.Module) -> tuple[float, ...]:

@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsight.errors import SparsightError, UnsupportedModelError
+from sparsight.errors import SparsightError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -153,16 +154,14 @@ def _create(
 
     timm = import_timm()
     path = str(checkpoint) if checkpoint else ""
-    size = {"img_size": resolution, "dynamic_img_size": True}
+    build = partial(timm.create_model, name, pretrained=pretrained, checkpoint_path=path)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return timm.create_model(name, pretrained=pretrained, checkpoint_path=path, **size)
-    except TypeError:
-        raise UnsupportedModelError(
-            f"{name} takes no image size, so it is no plain vision transformer; see the README for "
-            "the supported families"
-        ) from None
+            try:
+                return build(img_size=resolution, dynamic_img_size=True)
+            except TypeError:  # SAM 2's encoder takes any size and has no argument for it
+                return build()
     except Exception as error:  # timm, the hub and safetensors each have their own kinds
         raise SparsightError(f"cannot load {name}: {error}") from error
 

@@ -21,6 +21,9 @@ PLAN_TYPE, VERSION = "sparsight.plan", 1
 MAX_PLAN_BYTES = 16_000_000
 
 
+Count = Annotated[int, Field(ge=1)]
+
+
 class Data(BaseModel):
     """Frozen, strict plain data."""
 
@@ -32,9 +35,9 @@ class ModelIdentity(Data):
 
     family: str
     kind: str
-    depth: Annotated[int, Field(ge=1)]
-    dim: Annotated[int, Field(ge=1)]
-    heads: Annotated[int, Field(ge=1)]
+    depth: Count
+    dim: Count | tuple[Count, ...]  # one for all blocks, or one for each
+    heads: Count | tuple[Count, ...]
     prefix_tokens: Annotated[int, Field(ge=0)]
     patch_px: tuple[int, int]
     weight_samples: tuple[tuple[float, ...], ...]  # a few weights of each block, before any change
@@ -55,7 +58,7 @@ class LayerReason(Data):
     role: str  # "dense", "predicts", "reuses layer 4"
     indicator: float | None = None
     damage: float | None = None  # relative error of the final features with this layer alone sparse
-    overlap: float | None = None  # of its top set with that of the layer before
+    overlap: float | None = None  # of its top set with that of the global layer before
     recall: dict[str, float] = {}  # scorer -> share of the true top 1/8 in its top 1/8
 
 

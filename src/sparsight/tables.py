@@ -37,11 +37,10 @@ def show_analysis(found: "Analysis") -> None:
         ["layer", "indicator s", "top 1/8 share", "overlap", *scorers],
     )
     at = found.kept_fractions.index(1 / 8)
-    for layer in found.layers:
-        n = layer.layer
+    for place, layer in enumerate(found.layers):
         table.add_row(
-            str(n), f"{layer.indicator:.2f}", f"{layer.top_share:.2f}",
-            f"{found.overlap[n - 1][n]:.2f}" if n else "-",
+            str(layer.layer), f"{layer.indicator:.2f}", f"{layer.top_share:.2f}",
+            f"{found.overlap[place - 1][place]:.2f}" if place else "-",
             *(f"{layer.recall[s][at]:.3f}" if s in layer.recall else "-" for s in scorers),
         )  # fmt: skip
     _print(table)

@@ -7,12 +7,15 @@ from sparsight.families import (
     hf_clip,
     hf_dinov2,
     hf_dinov3,
+    hf_sam2,
     hf_siglip,
     hf_vit,
     timm_eva,
+    timm_sam2,
     timm_vit,
 )
 from sparsight.families.base import Family, Parts
+from sparsight.families.refused import reason_against
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,11 +23,13 @@ if TYPE_CHECKING:
 FAMILIES: tuple[Family, ...] = (
     timm_vit.FAMILY,
     timm_eva.FAMILY,
+    timm_sam2.FAMILY,
     hf_vit.FAMILY,
     hf_dinov2.FAMILY,
     hf_dinov3.FAMILY,
     hf_clip.FAMILY,
     hf_siglip.FAMILY,
+    hf_sam2.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Family", "Parts", "encoder_in", "family_named", "family_of"]
@@ -57,6 +62,8 @@ def family_of(model: "nn.Module") -> Family:
     for family, _, missing in found:
         if missing is None:
             return family
+    if reason := reason_against(model):
+        raise UnsupportedModelError(f"{kind} cannot become sparse: {reason}")
     inner = [repr(name) for name, part in model.named_modules() if name and _fits(part)]
     if inner:
         raise UnsupportedModelError(

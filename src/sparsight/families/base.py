@@ -1,6 +1,7 @@
 """What a family of host models is: where things are, as data."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,9 @@ Host = Any  # a model or block of another library: its attributes are known to i
 class Parts:
     """How to run one transformer block piece by piece; every function takes the block first.
 
-    Shapes: x, h, y (b, n, c); q, k, v (b, heads, n, d); out (b, n, heads, d).  `reassemble` puts a
-    block together again; a test demands that this equals the block's own forward for every family.
+    Shapes: x, h, y (b, n, c); q, k, v (b, heads, n, d); out (b, n, heads, d).  A block that has its
+    tokens as (b, height, width, c) is given them as rows all the same.  `reassemble` puts a block
+    together again; a test demands that this equals the block's own forward for every family.
     """
 
     norm: Callable[[Host, "Tensor"], "Tensor"]  # x -> h, what the attention reads
@@ -26,12 +28,13 @@ class Parts:
     mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
 
     def reassemble(self, block: Host, x: "Tensor", **tables: "Tensor") -> "Tensor":
-        """The block's own forward, from the parts, with dense attention."""
+        """The block's own forward, from the parts, with dense attention; x and result as it has them."""
         from torch.nn.functional import scaled_dot_product_attention
 
-        h = self.norm(block, x)
+        rows = x.flatten(1, -2)
+        h = self.norm(block, rows)
         out = scaled_dot_product_attention(*self.qkv(block, h, **tables)).transpose(1, 2)
-        return self.mlp(block, self.residual(block, x, self.merge(block, out, h)))
+        return self.mlp(block, self.residual(block, rows, self.merge(block, out, h))).view(x.shape)
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Family:
     kinds: tuple[str, ...]  # classes of the model, "package.module.Class"
     requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what else must hold, in order
     blocks: Callable[[Host], "nn.Sequential"]  # the container that is indexed by layer
-    dim: Callable[[Host], int]
+    dim: Callable[[Host], int]  # of a block: the width of its tokens
     prefix_tokens: Callable[[Host], int]
-    patch_px: Callable[[Host], tuple[int, int]]
+    patch_px: Callable[[Host], tuple[int, int]]  # a picture's height and width are multiples of this
     heads: Callable[[Host], int]  # of a block
     parts: Parts
     features: Callable[[Host, "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
@@ -56,6 +59,13 @@ class Family:
     per_token: tuple[str, ...] = ()  # arguments of a block, tensors with one row per patch token
     mask: str = "attn_mask"  # the argument of a block that masks attention
     wants_maps: Callable[[Host], bool] = lambda block: False  # its settings ask for attention maps
+    is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
+    # While in here, the model does no work whose result nobody uses: a fair dense baseline.
+    lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
+
+    def global_layers(self, model: Host) -> tuple[int, ...]:
+        """The layers that can become sparse; windowed ones stay as they are."""
+        return tuple(n for n, block in enumerate(self.blocks(model)) if self.is_global(block))
 
     def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
         """Copied and pickled by name: a family is one object, whatever happens to a model using it."""

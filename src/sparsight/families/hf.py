@@ -47,7 +47,6 @@ def requirements(
 PLACES: dict[str, Any] = {
     "library": "transformers",
     "verified_with": "5.23.0",
-    "dim": lambda m: m.config.hidden_size,
     "patch_px": lambda m: pair(m.config.patch_size),
     "mask": "attention_mask",
     "sparse": "global attention of any block",

@@ -32,6 +32,7 @@ FAMILY = Family(
     requirements=requirements(blocks, (CLIP + "EncoderLayer",), "self_attn", "scale", "dropout"),
     blocks=blocks,
     prefix_tokens=lambda m: 1,
+    dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
     wants_maps=lambda block: block.self_attn.config.output_attentions,

@@ -46,6 +46,7 @@ FAMILY = Family(
     ),
     blocks=_blocks,
     prefix_tokens=lambda m: 1 + getattr(m.config, "num_register_tokens", 0),
+    dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images).last_hidden_state,
     wants_maps=lambda block: block.attention.config.output_attentions,

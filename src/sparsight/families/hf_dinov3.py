@@ -27,6 +27,7 @@ FAMILY = Family(
     requirements=requirements(_blocks, (DINOV3 + "Layer",), "attention", "scaling", "dropout"),
     blocks=_blocks,
     prefix_tokens=lambda m: 1 + m.config.num_register_tokens,
+    dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_heads,
     features=lambda m, images: m(images).last_hidden_state,
     wants_maps=lambda block: block.attention.config.output_attentions,

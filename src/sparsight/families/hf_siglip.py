@@ -31,6 +31,7 @@ FAMILY = Family(
     ),
     blocks=blocks,
     prefix_tokens=lambda m: 0,
+    dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=_features,
     wants_maps=lambda block: block.self_attn.config.output_attentions,

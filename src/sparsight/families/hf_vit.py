@@ -25,6 +25,7 @@ FAMILY = Family(
     blocks=_blocks,
     # DeiT always has a distillation token beside cls.
     prefix_tokens=lambda m: 2 if hasattr(m.embeddings, "distillation_token") else 1,
+    dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
     wants_maps=lambda block: block.attention.config.output_attentions,

@@ -31,7 +31,7 @@ PLACES: dict[str, Any] = {
     "library": "timm",
     "verified_with": "1.0.31",
     "blocks": lambda m: m.blocks,
-    "dim": lambda m: m.embed_dim,
+    "dim": lambda block: block.attn.proj.out_features,
     "prefix_tokens": lambda m: m.num_prefix_tokens,
     "patch_px": lambda m: tuple(m.patch_embed.patch_size),
     "heads": lambda block: block.attn.num_heads,

@@ -27,15 +27,20 @@ class LayerAnalysis(Data):
 
 
 class Analysis(Data):
-    """What `analyze` found out about a model's attention."""
+    """What `analyze` found out about a model's attention, in the layers that can become sparse."""
 
     layers: tuple[LayerAnalysis, ...]
-    overlap: tuple[tuple[float, ...], ...]  # share of the top 1/8 that two layers have in common
+    overlap: tuple[tuple[float, ...], ...]  # share of the top 1/8 that two of `layers` have in common
     kept_fractions: tuple[float, ...] = KEPT_FRACTIONS
     images: int
     skipped: tuple[str, ...]
-    tokens: int
+    tokens: int  # in the layers that have most
     resolution: tuple[int, int]
+
+    def overlap_of(self, one: int, other: int) -> float:
+        """`overlap` by the numbers of the layers."""
+        places = {layer.layer: place for place, layer in enumerate(self.layers)}
+        return self.overlap[places[one]][places[other]]
 
 
 def analyze(
@@ -53,8 +58,8 @@ def analyze(
     """
     model = encoder_in(model, module)
     family = family_in(model)
-    prefix, depth = family.prefix_tokens(model), len(family.blocks(model))
-    reader, totals = Reader(images), _Totals(depth)
+    prefix, layers = family.prefix_tokens(model), family.global_layers(model)
+    reader, totals = Reader(images), _Totals(layers)
     device = next(model.parameters()).device
     seen = 0
     with evaluating(model):
@@ -66,16 +71,14 @@ def analyze(
                 views[view.layer] = view.m[0]
                 totals.add(view, prefix, (projectors or {}).get(view.layer))
 
-            with watch(model, range(depth), see):
+            with watch(model, layers, see):
                 family.features(model, picture[None].to(device))
-            totals.overlap += statistics.overlap(
-                torch.stack([views[layer][prefix:] for layer in range(depth)]), TRUE_FRACTION
-            )
+            totals.add_overlap([views[layer][prefix:] for layer in layers])
             seen += 1
             height, width = picture.shape[1:]
-            tokens = views[0].shape[0]
+            tokens = max(len(m) for m in views.values())
     return Analysis(
-        layers=totals.layers(seen),
+        layers=totals.means(seen),
         overlap=tuple(map(tuple, (totals.overlap / seen).tolist())),
         images=seen,
         skipped=tuple(reader.skipped.values()),
@@ -87,10 +90,10 @@ def analyze(
 class _Totals:
     """Sums over images, per layer."""
 
-    def __init__(self, depth: int) -> None:
-        self.indicator, self.top_share = [0.0] * depth, [0.0] * depth
-        self.recall: list[dict[str, Tensor]] = [{} for _ in range(depth)]
-        self.overlap = torch.zeros(depth, depth)
+    def __init__(self, layers: tuple[int, ...]) -> None:
+        self.indicator, self.top_share = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
+        self.recall: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
+        self.overlap = torch.zeros(len(layers), len(layers))
 
     def add(self, view: LayerView, prefix: int, projector: Tensor | None) -> None:
         """One image's statistics of one layer; prefix tokens, kept in any case, do not count."""
@@ -106,7 +109,15 @@ class _Totals:
             curve = _curve(estimate[:, prefix:], m)
             self.recall[view.layer][name] = self.recall[view.layer].get(name, 0) + curve
 
-    def layers(self, images: int) -> tuple[LayerAnalysis, ...]:
+    def add_overlap(self, maps: list[Tensor]) -> None:
+        """One image's maps m (n,) of all layers; those of different token grids have none in common."""
+        for count in {len(m) for m in maps}:
+            places = torch.tensor([place for place, m in enumerate(maps) if len(m) == count])
+            of_one_grid = torch.stack([maps[place] for place in places])
+            shares = statistics.overlap(of_one_grid, TRUE_FRACTION)
+            self.overlap[places[:, None], places] += shares.cpu()
+
+    def means(self, images: int) -> tuple[LayerAnalysis, ...]:
         return tuple(
             LayerAnalysis(
                 layer=layer,
@@ -114,7 +125,7 @@ class _Totals:
                 top_share=self.top_share[layer] / images,
                 recall={k: tuple((v / images).tolist()) for k, v in curves.items()},
             )
-            for layer, curves in enumerate(self.recall)
+            for layer, curves in self.recall.items()
         )
 
 

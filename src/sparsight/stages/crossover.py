@@ -9,9 +9,9 @@ from sparsight.attach import apply, family_in
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
-from sparsight.stages.observe import evaluating
+from sparsight.stages.observe import evaluating, outputs_of
 
-GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens
+GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens of a plain ViT
 REPEATS = 9
 WORTH = 1.02  # less than this is noise: two runs of the same model differ by as much
 
@@ -23,7 +23,7 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
     picture, or if sparse is not faster at any size tried.
     """
     family = family_in(model)
-    like, prefix = next(model.parameters()), family.prefix_tokens(model)
+    like = next(model.parameters())
     height, width = family.patch_px(model)
     timing.steady_allocator()
     rows: list[dict[str, float]] = []
@@ -34,17 +34,25 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
             for side in GRID_SIDES:
                 size = (1, 3, side * height, side * width)
                 picture = torch.randn(size, device=like.device, dtype=like.dtype)
+                try:
+                    tokens = _tokens(model, picture, plan.method.named_layers)
+                except (AssertionError, RuntimeError):  # timm's refusal of another picture size
+                    return None, rows
                 arms = {
                     "dense": lambda p=picture: family.features(model, p),
                     "sparse": lambda p=picture: family.features(sparse, p),
                 }
-                try:
-                    times = timing.interleave(arms, REPEATS, like.device, f"Crossover {side}x{side}")
-                except (AssertionError, RuntimeError):  # timm's refusal of another picture size
-                    return None, rows
+                times = timing.interleave(arms, REPEATS, like.device, f"Crossover {side}x{side}")
                 dense, fast = (timing.summary(times[arm])["latency_ms"] for arm in arms)
-                rows.append({"tokens": side * side + prefix, "dense_ms": dense, "sparse_ms": fast})
+                rows.append({"tokens": tokens, "dense_ms": dense, "sparse_ms": fast})
                 paying = [row["dense_ms"] >= WORTH * row["sparse_ms"] for row in rows[-2:]]
                 if len(paying) == 2 and all(paying):
                     return int(rows[-2]["tokens"]), rows
     return None, rows
+
+
+def _tokens(model: nn.Module, picture: torch.Tensor, layers: tuple[int, ...]) -> int:
+    """How many tokens the sparse layers have of this picture: the fewest, where they differ."""
+    with torch.no_grad(), outputs_of(model, layers) as outputs:
+        family_in(model).features(model, picture)
+    return min(output.flatten(1, -2).shape[1] for output in outputs.values())

@@ -63,13 +63,17 @@ class LayerwiseLoss(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Eq. 14, each term relative to the teacher's square, tokens weighted; mean of the batch."""
         family = family_in(self.student)
+        prefix = family.prefix_tokens(self.student)
         with torch.no_grad(), outputs_of(self.teachers[0], self.layers) as wanted:
-            weights = salience(
-                family.features(self.teachers[0], images), family.prefix_tokens(self.student)
-            )
+            weights = salience(family.features(self.teachers[0], images), prefix)
         with outputs_of(self.student, self.layers) as got:
             family.features(self.student, images)
-        terms = [relative_square(got[i], wanted[i], weights) for i in self.layers]
+        terms = []
+        for layer in self.layers:
+            ours, its = got[layer].flatten(1, -2), wanted[layer].flatten(1, -2)
+            # A layer on another grid than the final features (as in Hiera) is weighed by its own tokens.
+            same = its.shape[1] == weights.shape[1]
+            terms.append(relative_square(ours, its, weights if same else salience(its, prefix)))
         return torch.stack(terms).sum(0).mean()
 
 
@@ -99,7 +103,9 @@ def distil(
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
     _let_checkpoint(student)
-    rate = settings.learning_rate or 0.025 / family_in(student).dim(student)
+    family = family_in(student)
+    width = max(family.dim(block) for block in family.blocks(student))
+    rate = settings.learning_rate or 0.025 / width
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
     checkpoint = Checkpoint(
         folder,

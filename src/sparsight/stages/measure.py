@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -134,7 +134,7 @@ def name(resolution: tuple[int, ...]) -> str:
 
 @contextmanager
 def fused(*models: nn.Module) -> Iterator[None]:
-    """While in here, attention modules that offer it use the fused kernel: a fair dense baseline."""
+    """While in here, models waste nothing and attention is the fused kernel: a fair dense baseline."""
     modules = {module for model in models for module in model.modules()}
     slow: list[Any] = [module for module in modules if getattr(module, "fused_attn", True) is False]
     configs: dict[int, Any] = {  # transformers keeps the choice in configs that modules share
@@ -143,11 +143,14 @@ def fused(*models: nn.Module) -> Iterator[None]:
         if getattr(getattr(module, "config", None), "_attn_implementation", None) == "eager"
     }
     try:
-        for module in slow:
-            module.fused_attn = True
-        for config in configs.values():
-            config._attn_implementation = "sdpa"
-        yield
+        with ExitStack() as lean:
+            for model in models:
+                lean.enter_context(family_in(model).lean(model))
+            for module in slow:
+                module.fused_attn = True
+            for config in configs.values():
+                config._attn_implementation = "sdpa"
+            yield
     finally:
         for module in slow:
             module.fused_attn = False

@@ -37,7 +37,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
-                h = family.parts.norm(block, args[0])
+                h = family.parts.norm(block, args[0].flatten(1, -2))
                 tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
                 q, k, _ = family.parts.qkv(block, h, **tables)
                 m = average_attention(q, k)

@@ -132,7 +132,7 @@ def _draft(config: SVE, model: nn.Module, source: str | None) -> Plan:
 def _select(
     model: nn.Module, images: Images, config: SVE, found: Analysis, how: str, limit: float,
     threshold: float,
-) -> tuple[tuple[int, ...], list[float] | None, str]:  # fmt: skip
+) -> tuple[tuple[int, ...], dict[int, float] | None, str]:  # fmt: skip
     """The layers to make sparse, the damage of each if it was measured, and why these."""
     if how == "indicator":
         layers = select.by_indicator(found, threshold)
@@ -146,13 +146,14 @@ def _select(
     # The scorer that will run may not be trained yet; the exact map shows what a layer itself can take.
     scorer = "exact" if config.scorer == "linear" else config.scorer
     base = config.at_any_size().model_copy(update={"scorer": scorer})
-    trials = [base.model_copy(update={"layers": (n,)}) for n in range(len(found.layers))]
-    damages = select.damage_of(model, images, trials)
+    candidates = [layer.layer for layer in found.layers]
+    trials = [base.model_copy(update={"layers": (n,)}) for n in candidates]
+    damages = dict(zip(candidates, select.damage_of(model, images, trials), strict=True))
     layers, error = select.by_damage(model, images, base, damages, limit)
     if not layers:
         raise SparsightError(
             f"every layer alone moves the final features by more than {limit} (the least: "
-            f"{min(damages):.3f}): raise max_error, keep more tokens, or distil"
+            f"{min(damages.values()):.3f}): raise max_error, keep more tokens, or distil"
         )
     why = (
         f"layers {list(layers)}: the most, least harmful first, whose joint relative error of the final "
@@ -183,7 +184,7 @@ def _with_groups(plan: Plan, found: Analysis, least: float | None, reasons: list
     """Add reuse groups from the measured overlap."""
     if least is None:
         return plan
-    groups = select.choose_groups(plan.method.named_layers, found.overlap, least)
+    groups = select.choose_groups(plan.method.named_layers, found.overlap_of, least)
     reasons.append(
         f"groups {[list(g) for g in groups]}: consecutive layers whose top sets have at least {least} "
         "in common with that of the group's first layer"
@@ -204,11 +205,13 @@ def _with_crossover(plan: Plan, model: nn.Module, reasons: list[str]) -> Plan:
     return plan.with_(method=plan.method.model_copy(update={"min_tokens": tokens}), recipe=recipe)
 
 
-def _layer_reasons(config: SVE, found: Analysis, damages: list[float] | None) -> tuple[LayerReason, ...]:
-    """What is known of each layer and what became of it."""
+def _layer_reasons(
+    config: SVE, found: Analysis, damages: dict[int, float] | None
+) -> tuple[LayerReason, ...]:
+    """What is known of each layer that can become sparse, and what became of it."""
     followers, at = config.followers(), found.kept_fractions.index(TRUE_FRACTION)
     rows = []
-    for layer in found.layers:
+    for place, layer in enumerate(found.layers):
         n = layer.layer
         sparse = n in config.named_layers
         role = f"reuses layer {followers[n]}" if n in followers else "predicts" if sparse else "dense"
@@ -216,7 +219,7 @@ def _layer_reasons(config: SVE, found: Analysis, damages: list[float] | None) ->
             LayerReason(
                 layer=n, sparse=sparse, role=role, indicator=layer.indicator,
                 damage=damages[n] if damages else None,
-                overlap=found.overlap[n - 1][n] if n else None,
+                overlap=found.overlap[place - 1][place] if place else None,
                 recall={k: curve[at] for k, curve in layer.recall.items()} if sparse else {},
             )
         )  # fmt: skip

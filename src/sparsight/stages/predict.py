@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from sparsight.attach import family_in
 from sparsight.images import Images, Reader
 from sparsight.methods import projector_name
-from sparsight.stages.observe import LayerView, evaluating, watch
+from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
 from sparsight.stages.progress import track
 
 CACHE_BYTES = 1 << 30
@@ -36,8 +36,9 @@ def fit_projectors(
     device = next(model.parameters()).device
     with evaluating(model):
         sample = Reader(images).read(0)
-        tokens = family.features(model, sample[None].to(device)).shape[1]
-        at_once = max(1, CACHE_BYTES // (pictures * tokens * family.dim(model) * 4))
+        with outputs_of(model, layers) as outputs:
+            family.features(model, sample[None].to(device))
+        at_once = max(1, CACHE_BYTES // (pictures * max(o.numel() for o in outputs.values()) * 4))
         weights: dict[str, Tensor] = {}
         for start in range(0, len(layers), at_once):
             part = layers[start : start + at_once]

@@ -1,6 +1,6 @@
 """Select: which layers become sparse, and which of them reuse the pattern of the layer before."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
@@ -46,14 +46,15 @@ def damage_of(
 
 
 def by_damage(
-    model: nn.Module, images: Images, config: SVE, damages: Sequence[float], max_error: float
+    model: nn.Module, images: Images, config: SVE, damages: Mapping[int, float], max_error: float
 ) -> tuple[tuple[int, ...], float]:
-    """As many layers as keep the error of all of them together under `max_error`, least harmful first.
+    """As many of the layers in `damages` as keep their joint error under `max_error`.
 
-    Returns the layers and the error measured with them.  Bisects on the number of layers, so it takes
-    log2(depth) measurements; with a single layer above the limit, the answer is empty.
+    The least harmful come first.  Returns the layers and the error measured with them.  Bisects on
+    the number of layers, so it takes log2(depth) measurements; with a single layer above the limit,
+    the answer is empty.
     """
-    ranking = sorted(range(len(damages)), key=damages.__getitem__)
+    ranking = sorted(damages, key=damages.__getitem__)
     low, high, found = 0, len(ranking), 0.0
     while low < high:
         count = (low + high + 1) // 2
@@ -67,7 +68,7 @@ def by_damage(
 
 
 def choose_groups(
-    layers: Sequence[int], overlap: Sequence[Sequence[float]], threshold: float
+    layers: Sequence[int], overlap_of: Callable[[int, int], float], threshold: float
 ) -> tuple[tuple[int, ...], ...]:
     """Runs of consecutive sparse layers that share their first layer's pattern (SVE, Sec. 4.3).
 
@@ -77,7 +78,7 @@ def choose_groups(
     runs: list[list[int]] = []
     for layer in layers:
         run = runs[-1] if runs else []
-        if run and layer == run[-1] + 1 and overlap[run[0]][layer] >= threshold:
+        if run and layer == run[-1] + 1 and overlap_of(run[0], layer) >= threshold:
             run.append(layer)
         else:
             runs.append([layer])

@@ -8,6 +8,8 @@ group of layers that share a pattern works on permuted tokens throughout.  What 
 the original order all the same, because hooks, `forward_intermediates` and other blocks may look at
 it; the permuted tokens travel beside it, as an attribute of the returned tensor, for the next layer of
 the group to go on from.  Under torch.compile the restored copies nobody reads disappear.
+
+Inside, tokens are rows (b, n, c), whether the host has them so or as (b, height, width, c).
 """
 
 import inspect
@@ -74,7 +76,8 @@ class SparseBlock(nn.Module):
         Raises SparsightError if attention maps are asked for: a sparse layer has none.
         """
         host |= zip(self.arguments, args, strict=False)
-        n = x.shape[1]
+        rows = x.flatten(1, -2)
+        n = rows.shape[1]
         global_queries, kept_keys = self.counts(n)
         masked = host.get(self.family.mask) is not None or host.get("is_causal", False)
         if n < self.config.min_tokens or global_queries == n or kept_keys == n or masked:
@@ -88,14 +91,14 @@ class SparseBlock(nn.Module):
         tables = {k: host[k] for k in self.family.per_token if host.get(k) is not None}
         carry: Carry | None = getattr(x, CARRY, None) if self.reuses else None
         if carry is None:
-            carry, (tokens, h, q, k, v) = self._enter(x, tables)
+            carry, (tokens, h, q, k, v) = self._enter(rows, tables)
         else:
-            tokens, h, q, k, v = self._go_on(x, carry, tables)
+            tokens, h, q, k, v = self._go_on(rows, carry, tables)
         parts = self.family.parts
         out = sparse_attention(q, k, v, global_queries, kept_keys)
         tokens = parts.residual(self, tokens, parts.merge(self, out, h))
         tokens = parts.mlp(self, tokens)
-        restored = take(tokens, carry.undo)
+        restored = take(tokens, carry.undo).view(x.shape)
         if self.feeds:
             # A hook may change what it is shown; gradient checkpointing may run the next layer twice.
             kept = None if self._forward_hooks or restored.requires_grad else tokens

@@ -1,0 +1,116 @@
+"""transformers SAM 2: the Hiera encoder alone, with its neck, or inside the whole `Sam2Model`."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch.nn.functional import scaled_dot_product_attention
+
+from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
+
+SAM2 = "transformers.models.sam2.modeling_sam2."
+
+
+def _hiera(model):
+    """The Hiera encoder in any of the three models."""
+    if is_instance(model, SAM2 + "Sam2Model"):
+        model = model.vision_encoder
+    return model.backbone if is_instance(model, SAM2 + "Sam2VisionModel") else model
+
+
+def _is_global(block) -> bool:
+    return block.window_size == 0 and not block.query_stride and block.dim == block.dim_out
+
+
+def _patch_px(model) -> tuple[int, int]:
+    """The step of the coarsest stage, and of the position embedding that is laid out in tiles."""
+    config = _hiera(model).config
+    height, width = (
+        math.lcm(patch * pool**config.num_query_pool_stages, patch * config.window_size_per_stage[0])
+        for patch, pool in zip(config.patch_stride, config.query_stride, strict=True)
+    )
+    return height, width
+
+
+def _features(model, images):
+    """What the mask decoder reads, the coarsest map of the neck; without a neck, the last tokens."""
+    if is_instance(model, SAM2 + "Sam2HieraDetModel"):
+        return model(images).last_hidden_state.flatten(1, 2)
+    encoder = getattr(model, "vision_encoder", model)
+    return encoder(images).fpn_hidden_states[-1].flatten(2).transpose(1, 2)
+
+
+def _qkv(block, h):
+    b, n, _ = h.shape
+    heads = block.attn.num_attention_heads
+    return block.attn.qkv(h).view(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _lean_attention(attn, hidden_states, **_):
+    """`Sam2MultiScaleAttention.forward` without the softmax that it computes and does not use.
+
+    That is one over the heads of each single token: few operations, but slow ones (5.23.0).
+    """
+    from transformers.models.sam2.modeling_sam2 import do_pool
+
+    b, height, width, _ = hidden_states.shape
+    qkv = attn.qkv(hidden_states).view(b, height * width, 3, attn.num_attention_heads, -1)
+    q, k, v = qkv.unbind(2)
+    if attn.query_stride:
+        pooled = do_pool(q.reshape(b, height, width, -1), attn.query_stride)
+        height, width = pooled.shape[1:3]
+        q = pooled.reshape(b, height * width, attn.num_attention_heads, -1)
+    out = scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return attn.proj(out.transpose(1, 2).reshape(b, height, width, -1))
+
+
+@contextmanager
+def _lean(model) -> Iterator[None]:
+    attentions = [block.attn for block in _hiera(model).blocks]
+    for attn in attentions:
+        attn.forward = partial(_lean_attention, attn)
+    try:
+        yield
+    finally:
+        for attn in attentions:
+            del attn.forward
+
+
+FAMILY = Family(
+    name="hf_sam2",
+    library="transformers",
+    verified_with="5.23.0",
+    examples="SAM 2 and SAM 2.1 (Sam2Model, Sam2VisionModel, Sam2HieraDetModel)",
+    kinds=(SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel"),
+    sparse=GLOBAL_BLOCKS,
+    refused="windowed and pooling blocks stay as they are; SAM and SAM-HQ, whose attention adds a bias "
+    "to every pair of tokens; ViTDet, with its maps and convolutions",
+    requirements=(
+        (
+            "a Hiera encoder of multi-scale blocks",
+            lambda m: all(is_instance(b, SAM2 + "Sam2MultiScaleBlock") for b in _hiera(m).blocks),
+        ),
+        (
+            "at least one block with global attention and without pooling",
+            lambda m: any(_is_global(b) for b in _hiera(m).blocks),
+        ),
+    ),
+    blocks=lambda m: _hiera(m).blocks,
+    dim=lambda block: block.dim_out,
+    prefix_tokens=lambda m: 0,
+    patch_px=_patch_px,
+    heads=lambda block: block.attn.num_attention_heads,
+    parts=Parts(
+        norm=lambda block, x: block.layer_norm1(x),
+        qkv=_qkv,
+        merge=lambda block, out, h: block.attn.proj(out.flatten(2)),
+        residual=lambda block, x, y: x + y,
+        mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
+    ),
+    features=_features,
+    wants_maps=lambda block: block.attn.config.output_attentions,
+    is_global=_is_global,
+    lean=_lean,
+)

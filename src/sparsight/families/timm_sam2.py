@@ -1,0 +1,64 @@
+"""timm `HieraDet`: the image encoder of SAM 2, whose blocks attend within windows but for a few."""
+
+import math
+
+from sparsight.families.base import Family, Parts, is_instance
+
+HIERA = "timm.models.hieradet_sam2."
+GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
+
+
+def _qkv(block, h):
+    b, n, _ = h.shape
+    return block.attn.qkv(h).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _is_global(block) -> bool:
+    return not block.is_windowed and block.q_stride is None and block.dim == block.dim_out
+
+
+def _patch_px(model) -> tuple[int, int]:
+    """The step of the coarsest stage, and of the position embedding that is laid out in tiles."""
+    patch = model.patch_embed.proj.stride
+    pooled = [side ** len(model.q_pool_blocks) for side in model.q_stride]
+    height, width = (
+        math.lcm(side * pools, side * model.window_spec[0])
+        for side, pools in zip(patch, pooled, strict=True)
+    )
+    return height, width
+
+
+FAMILY = Family(
+    name="timm_sam2",
+    library="timm",
+    verified_with="1.0.31",
+    examples="SAM 2 and SAM 2.1 image encoders (sam2_hiera_*)",
+    kinds=(HIERA + "HieraDet",),
+    sparse=GLOBAL_BLOCKS,
+    refused="windowed and pooling blocks stay as they are; SAM (`samvit_*`), whose attention adds a "
+    "bias to every pair of tokens",
+    requirements=(
+        (
+            "multi-scale blocks (timm's MultiScaleBlock)",
+            lambda m: all(is_instance(b, HIERA + "MultiScaleBlock") for b in m.blocks),
+        ),
+        (
+            "at least one block with global attention and without pooling",
+            lambda m: any(_is_global(b) for b in m.blocks),
+        ),
+    ),
+    blocks=lambda m: m.blocks,
+    dim=lambda block: block.dim_out,
+    prefix_tokens=lambda m: 0,
+    patch_px=_patch_px,
+    heads=lambda block: block.attn.num_heads,
+    parts=Parts(
+        norm=lambda block, x: block.norm1(x),
+        qkv=_qkv,
+        merge=lambda block, out, h: block.attn.proj(out.flatten(2)),
+        residual=lambda block, x, y: x + block.drop_path1(block.ls1(y)),
+        mlp=lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+    ),
+    features=lambda m, images: m.forward_features(images).flatten(1, 2),
+    is_global=_is_global,
+)
