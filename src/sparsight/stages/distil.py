@@ -6,7 +6,7 @@
 Paper's symbol = name here: O_i = output of block i; t = teacher, the dense model; S = the plan's layers.
 Our choice where the paper is silent: each layer's term is divided by ||O_i^(t)||^2, so that layers whose
 tokens are large do not drown the others; tokens that stand out in the teacher's features weigh more, or
-a few objects on a wide background are given up for the background (docs/sve.md has the figures); AdamW
+a few objects on a wide background are given up for the background (see docs/sve.md); AdamW
 with a warm-up and a cosine; a learning rate that falls with the model's width.  The ranking is done by
 the scorer that will run (or by several in turn): weights adapted under exact maps lose most of the gain
 under another scorer.
