@@ -76,7 +76,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    steady = timing.steady_allocator()
     rows = []
     for name, tokens in CASES:
         dim, heads = WIDTHS[name]
@@ -99,7 +98,7 @@ if __name__ == "__main__":
     result = {
         "protocol": timing.protocol(
             device, torch.float32, keep=KEEP, batch=1, repeats=arguments.repeats,
-            steady_allocator=steady, command="python benchmarks/attention.py",
+            command="python benchmarks/attention.py",
         ),
         "rows": rows,
     }  # fmt: skip

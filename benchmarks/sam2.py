@@ -117,7 +117,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    steady = timing.steady_allocator()
     rows = []
     for size in RESOLUTIONS:
         rows += measured(
@@ -126,7 +125,7 @@ if __name__ == "__main__":
         result = {  # written after each resolution: what was measured is not lost to an interrupt
             "protocol": timing.protocol(
                 device, torch.float32, model=MODEL, batch=1, repeats=arguments.repeats,
-                steady_allocator=steady, weights="random", command="python benchmarks/sam2.py",
+                weights="random", command="python benchmarks/sam2.py",
             ),
             "rows": rows,
         }  # fmt: skip

@@ -56,7 +56,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    steady = timing.steady_allocator()
     rows = []
     for timm_name, size in CASES:
         model = load_model(f"timm:{timm_name}", (size, size)).model.to(device)
@@ -77,7 +76,7 @@ if __name__ == "__main__":
         result = {  # written after each case: what was measured is not lost to an interrupt
             "protocol": timing.protocol(
                 device, torch.float32, keep=KEEP, batch=1, repeats=arguments.repeats,
-                steady_allocator=steady, weights="random", command="python benchmarks/whole_model.py",
+                weights="random", command="python benchmarks/whole_model.py",
             ),
             "rows": rows,
         }  # fmt: skip

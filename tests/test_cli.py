@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import SMALL
 from safetensors.torch import save_file
-from task_data import segmentation_folder
+from task_data import salient_folder, segmentation_folder
 from test_images import fill
 
 import sparsight
@@ -82,11 +82,11 @@ def test_help_names_every_verb_and_is_quick():
     )
     # The aim is one second on an idle machine; the test allows for a busy one.
     assert time.monotonic() - began < 5
-    for verb in ("demo", "analyze", "optimize", "measure", "evaluate", "scenes"):
+    for verb in ("demo", "analyze", "optimize", "measure", "evaluate", "finetune", "scenes"):
         assert verb in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["demo", "analyze", "optimize", "measure", "evaluate"])
+@pytest.mark.parametrize("verb", ["demo", "analyze", "optimize", "measure", "evaluate", "finetune"])
 def test_help_of_each_verb_explains_its_options(run, verb):
     code, out, _ = run(verb, "--help")
     assert code == 0
@@ -213,6 +213,19 @@ def test_scenes_fit_their_task(run, sparse_run, tmp_path, layout, task, train):
     assert json.loads((sparse_run / f"evaluate-{task}.json").read_text())["protocol"]["images"] == 3
 
 
+def test_finetune_then_analyze(run, tmp_path):
+    data = salient_folder(tmp_path / "data")
+    out = tmp_path / "tuned"
+    options = ["--data", data, "--resolution", "64x96", "--steps", 2, "--out", out]
+    code, _, err = run("finetune", "demo", *options)
+    assert code == 0, err
+    assert f"weights in {out}" in err
+    weights = ["--checkpoint", out / "model.safetensors", "--resolution", "64x96"]
+    code, printed, err = run("analyze", "demo", *weights, "--images", data / "im")
+    assert code == 0, err
+    assert "indicator" in printed
+
+
 def test_the_encoder_of_a_transformers_folder_is_optimized_and_measured(
     run, hf_checkpoint, images, tmp_path
 ):
@@ -292,6 +305,14 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
             ["analyze", "timm:vit_tiny_patch16_224", "--checkpoint", "a.pth", "--images", images],
             "not a .safetensors file",
         ),
+        "no checkpoint": (
+            ["analyze", "demo", "--checkpoint", "a.safetensors", "--images", images],
+            "there is no file a.safetensors",
+        ),
+        "other checkpoint": (
+            ["analyze", "demo", "--checkpoint", checkpoint / "model.safetensors", "--images", images],
+            "cannot load",
+        ),
         "pickled folder": (
             ["analyze", pickled, "--images", images],
             "only pickled weights (pytorch_mod",
@@ -315,9 +336,10 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
 
 
 NAMES = (
-    "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT", "pickle",
-    "pickled folder", "no weights", "weights missing", "hub", "hub offline", "no module", "no config",
-    "layers", "layer words", "keep", "out is a file", "no run", "empty run",
+    "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT",
+    "pickle", "no checkpoint", "other checkpoint", "pickled folder", "no weights",
+    "weights missing", "hub", "hub offline", "no module", "no config", "layers", "layer words",
+    "keep", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 

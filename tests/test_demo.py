@@ -54,7 +54,7 @@ def test_it_scores_as_recorded(model):
     row = evaluate({"dense": model}, SceneSamples(scenes))["dense"]
     # Six scenes hold some 60 objects, so a kind may be seen three times; single mistakes weigh 0.03.
     assert row["miou"] == pytest.approx(recorded["scores"]["1024x1024"]["miou"], abs=0.15)
-    assert row["relative_error"] == 0
+    assert row["relative_error"] == row["miou_low"] == row["miou_high"] == 0
 
 
 def test_an_untrained_encoder_scores_next_to_nothing():
@@ -84,6 +84,9 @@ def test_demo_runs_and_says_everything(tmp_path):
     assert all(keys <= set(row) for row in result["rows"])
     dense = result["rows"][0]
     assert (dense["speedup"], dense["relative_error"]) == (1, 0)
+    assert all(
+        row["miou_low"] <= row["miou"] - dense["miou"] <= row["miou_high"] for row in result["rows"]
+    )
     assert all(row["relative_error"] > 0 for row in result["rows"][1:])
     assert all(0 <= row["miou"] <= 1 for row in result["rows"])
     needed = {"machine", "versions", "dtype", "threads", "resolution", "batch", "repeats"}

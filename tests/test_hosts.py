@@ -272,6 +272,16 @@ def test_gradient_checkpointing_of_transformers_recomputes_to_the_same_gradients
     assert all(block.gradient_checkpointing for block in blocks_of(model))
 
 
+def test_reentrant_checkpointing_of_a_group_is_refused_instead_of_a_wrong_gradient():
+    model = make_model("hf_vit")
+    sparsight.apply(model, make_plan(model, groups=GROUPS["grouped"]))
+    x = torch.randn(1, 64, 48, requires_grad=True)
+    for block in blocks_of(model):
+        x = torch.utils.checkpoint.checkpoint(block, x, use_reentrant=True)
+    with pytest.raises(sparsight.SparsightError, match="choose use_reentrant=False"):
+        x.sum().backward()
+
+
 def test_distillation_uses_the_checkpointing_that_was_enabled():
     model = make_model("hf_dinov2")
     pictures, plan = list(make_images(model, batch=3)), make_plan(model, "exact")

@@ -20,8 +20,8 @@ from sparsight.methods import projector_name
 from sparsight.ops import statistics
 from sparsight.stages import distil as distilling
 from sparsight.stages import select, timing
+from sparsight.stages import train as training
 from sparsight.stages.calibrate import analyze
-from sparsight.stages.checkpoint import CHECKPOINT_FILE
 from sparsight.stages.crossover import crossover
 from sparsight.stages.predict import fit_one, fit_projectors
 
@@ -189,7 +189,7 @@ def test_an_interrupted_distillation_resumes_to_the_same_weights(tmp_path, monke
     settings = settings_for_test(scorers=("sampled", "exact"))
     straight, losses = distilling.distil(model, plan, pictures, settings)
 
-    calls, usual = [], distilling.schedule
+    calls, usual = [], training.schedule
 
     def interrupt_at_17(step, steps):
         calls.append(step)
@@ -197,7 +197,7 @@ def test_an_interrupted_distillation_resumes_to_the_same_weights(tmp_path, monke
             raise KeyboardInterrupt
         return usual(step, steps)
 
-    monkeypatch.setattr(distilling, "schedule", interrupt_at_17)
+    monkeypatch.setattr(training, "schedule", interrupt_at_17)
     with pytest.raises(KeyboardInterrupt):
         distilling.distil(model, plan, pictures, settings, tmp_path)
     monkeypatch.undo()
@@ -236,7 +236,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path):
     distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
     with pytest.raises(sparsight.PlanError, match="with other settings"):
         distilling.distil(model, plan, pictures, sparsight.Distillation(steps=3), tmp_path)
-    (tmp_path / CHECKPOINT_FILE).write_bytes(b"1234567890")
+    (tmp_path / distilling.CHECKPOINT_FILE).write_bytes(b"1234567890")
     with pytest.raises(sparsight.PlanError, match="is damaged"):
         distilling.distil(model, plan, pictures, sparsight.Distillation(steps=2), tmp_path)
 
@@ -270,7 +270,7 @@ def test_optimize_leaves_the_model_alone_and_saves_what_it_returns(tmp_path, nam
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert sparsight.load(tmp_path) == plan
     assert (tmp_path / "analysis.json").exists()
-    assert not (tmp_path / CHECKPOINT_FILE).exists()
+    assert not (tmp_path / distilling.CHECKPOINT_FILE).exists()
     assert len(plan.layers) == 4
     assert {row.layer for row in plan.layers if row.sparse} == set(plan.method.layers)
     assert any("joint relative error" in reason for reason in plan.reasons)
@@ -354,6 +354,17 @@ def test_the_dense_baseline_is_fused():
     with fused(model):
         assert all(b.attn.fused_attn for b in model.blocks)
     assert [b.attn.fused_attn for b in model.blocks] == [True, False, True, True]
+
+
+def test_timing_does_not_keep_memory_from_the_rest_of_the_program():
+    def held_mb():
+        pages = Path("/proc/self/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    before = held_mb()
+    timing.interleave({"arm": lambda: torch.ones(50_000_000)}, 1, torch.device("cpu"))
+    # While timing, the 200 MB stay with the process; afterwards they must not.
+    assert held_mb() - before < 50
 
 
 def test_crossover_is_where_sparse_stays_faster(monkeypatch):

@@ -44,7 +44,6 @@ if __name__ == "__main__":
     distilled = analyze(sparse, images, 8, projectors_of(plan))
     sparsight.restore(model)
     arms = build_arms(model, plan)
-    steady = timing.steady_allocator()
     val = CamVid(arguments.data / "val")
     samples = [val[i] for i in range(min(arguments.frames, len(val)))]
     speed = time_arms(arms, samples[0].picture, arguments.repeats)
@@ -52,7 +51,7 @@ if __name__ == "__main__":
     result = {
         "protocol": timing.protocol(
             torch.device("cpu"), torch.float32, resolution=name(SIZE), batch=1,
-            repeats=arguments.repeats, steady_allocator=steady, frames=len(samples),
+            repeats=arguments.repeats, frames=len(samples),
             distillation=plan.recipe["distillation"],
             method=plan.method.model_dump(mode="json"), reasons=list(plan.reasons),
             miou="mean over the eleven classes of the IoU of pixels, void ignored",

@@ -18,7 +18,7 @@ from timm.layers import resample_abs_pos_embed
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import Sample
 from sparsight.images import to_tensor
-from sparsight.stages.distil import schedule
+from sparsight.stages.train import schedule
 
 CLASSES, VOID = 11, 11
 SIZE = (720, 960)  # twice the pictures' own size: 45 x 60 patches

@@ -4,8 +4,8 @@
 >>> model = sparsight.restore(model)                                                 # as it was
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
-`load`, `restore`.  Everything is loaded when first used, so that importing the package costs next to
-nothing.
+`load`, `restore`; and before them `finetune`, to adapt a model to a higher resolution.  Everything is
+loaded when first used, so that importing the package costs next to nothing.
 """
 
 from importlib import import_module
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
     from sparsight.tasks.evaluate import evaluate
+    from sparsight.tasks.finetune import Finetuning, finetune
 
 __version__ = "0.1.0"
 
@@ -38,6 +39,8 @@ _WHERE = {
     "apply": "sparsight.attach",
     "Distillation": "sparsight.stages.distil",
     "evaluate": "sparsight.tasks.evaluate",
+    "finetune": "sparsight.tasks.finetune",
+    "Finetuning": "sparsight.tasks.finetune",
     "ImageFolder": "sparsight.images",
     "ImagesError": "sparsight.errors",
     "LabelsError": "sparsight.errors",
@@ -57,6 +60,7 @@ _WHERE = {
 __all__ = [
     "SVE",
     "Distillation",
+    "Finetuning",
     "ImageFolder",
     "ImagesError",
     "LabelsError",
@@ -68,6 +72,7 @@ __all__ = [
     "analyze",
     "apply",
     "evaluate",
+    "finetune",
     "load",
     "measure",
     "optimize",

@@ -33,21 +33,36 @@ def load_model(
 ) -> LoadedModel:
     """Load MODEL for pictures of `resolution`.
 
-    `timm:NAME` has seeded random weights unless `pretrained` (fetched from the hub) or `checkpoint` (a
-    local safetensors file) is given; `hf:NAME` is a model of transformers, only with `pretrained`.  A
-    folder needs the config.json and safetensors that timm's `save_for_hf` or transformers'
-    `save_pretrained` writes.  No code of a checkpoint is run, and no pickle is read.
+    `timm:NAME` has seeded random weights unless `pretrained` (fetched from the hub) or `checkpoint` is
+    given; `hf:NAME` is a model of transformers, only with `pretrained`.  A folder needs the config.json
+    and safetensors that timm's `save_for_hf` or transformers' `save_pretrained` writes.  `checkpoint` is
+    a local safetensors file with other weights for MODEL, such as `sparsight finetune` writes.  No code
+    of a checkpoint is run, and no pickle is read.
     """
+    if checkpoint is not None and checkpoint.suffix != ".safetensors":
+        raise SparsightError(f"{checkpoint} is not a .safetensors file; pickles are not read")
+    if checkpoint is not None and not checkpoint.is_file():
+        raise SparsightError(f"there is no file {checkpoint}")
+    kind, _, name = source.partition(":")
+    folder = Path(source)
+    if kind == "timm" and name:
+        model = _create(name, resolution, pretrained, checkpoint)
+        return _loaded(model, source, random_weights=not pretrained and checkpoint is None)
+    if source != "demo" and folder.is_dir() and "model_type" not in _config(folder):
+        return _loaded(_create(f"local-dir:{folder}", resolution, True, checkpoint), source, False)
+    loaded = _other_than_timm(source, pretrained)
+    if checkpoint is not None:
+        _replace_weights(loaded.model, checkpoint)
+    return loaded
+
+
+def _other_than_timm(source: str, pretrained: bool) -> LoadedModel:
+    """The embedded encoder, or a model of transformers from the hub or a folder."""
     if source == "demo":
         from sparsight.demo import encoder
 
         return LoadedModel(encoder.load(), source, encoder.MEAN, encoder.STD, False)
     kind, _, name = source.partition(":")
-    if kind == "timm" and name:
-        if checkpoint is not None and checkpoint.suffix != ".safetensors":
-            raise SparsightError(f"{checkpoint} is not a .safetensors file; pickles are not read")
-        model = _create(name, resolution, pretrained, checkpoint)
-        return _loaded(model, source, random_weights=not pretrained and checkpoint is None)
     if kind == "hf" and name:
         if not pretrained:
             raise SparsightError(
@@ -55,15 +70,22 @@ def load_model(
                 "folder written by save_pretrained"
             )
         return _from_transformers(name, source, local=False)
-    folder = Path(source)
-    if folder.is_dir():
-        if "model_type" in _config(folder):
-            return _from_transformers(str(folder), source, local=True)
-        return _loaded(_create(f"local-dir:{folder}", resolution, True, None), source, False)
+    if Path(source).is_dir():
+        return _from_transformers(source, source, local=True)
     raise SparsightError(
         f"MODEL {source!r} is neither 'demo', nor 'timm:NAME', nor 'hf:NAME', nor a folder with "
         f"{CONFIG_FILE} and {WEIGHTS_FILE}"
     )
+
+
+def _replace_weights(model: "nn.Module", checkpoint: Path) -> None:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model as load_weights
+
+    try:
+        load_weights(model, checkpoint)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SparsightError(f"cannot load {checkpoint}: {' '.join(str(error).split())}") from error
 
 
 def _config(folder: Path) -> dict[str, object]:
@@ -153,8 +175,8 @@ def _create(
     import torch
 
     timm = import_timm()
-    path = str(checkpoint) if checkpoint else ""
-    build = partial(timm.create_model, name, pretrained=pretrained, checkpoint_path=path)
+    own = {"pretrained_cfg_overlay": {"file": str(checkpoint)}} if checkpoint else {}
+    build = partial(timm.create_model, name, pretrained=pretrained or checkpoint is not None, **own)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -163,7 +185,7 @@ def _create(
             except TypeError:  # SAM 2's encoder takes any size and has no argument for it
                 return build()
     except Exception as error:  # timm, the hub and safetensors each have their own kinds
-        raise SparsightError(f"cannot load {name}: {error}") from error
+        raise SparsightError(f"cannot load {name}: {' '.join(str(error).split())}") from error
 
 
 def _loaded(model: "nn.Module", source: str, random_weights: bool) -> LoadedModel:

@@ -18,13 +18,13 @@ def show_demo(result: Mapping[str, Any]) -> None:
     table = _table(
         f"{protocol['machine']}; {protocol['dtype']}, {protocol['threads']} threads, "
         f"{protocol['resolution']}, batch {protocol['batch']}; {protocol['scenes']} held-out scenes",
-        ["", "latency ms", "speedup", "GFLOPs", "mIoU", "accuracy", "error", "worst"],
+        ["", "latency ms", "speedup", "GFLOPs", "mIoU", "against dense", "accuracy", "error", "worst"],
     )
     for row in result["rows"]:
         table.add_row(
             row["name"], f"{row['latency_ms']:.0f}", f"{row['speedup']:.2f}x", f"{row['gflops']:.1f}",
-            f"{row['miou']:.4f}", f"{row['accuracy']:.4f}", f"{row['relative_error']:.4f}",
-            f"{row['relative_error_worst']:.4f}",
+            f"{row['miou']:.4f}", _interval(row["miou_low"], row["miou_high"]), f"{row['accuracy']:.4f}",
+            f"{row['relative_error']:.4f}", f"{row['relative_error_worst']:.4f}",
         )  # fmt: skip
     _print(table)
 
@@ -105,6 +105,10 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         _print(lost)
     for note in result["notes"]:
         Console().print(f"- {note}", markup=False, highlight=False)
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
 def _number(value: float | None) -> str:

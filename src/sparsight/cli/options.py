@@ -17,7 +17,9 @@ ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]
 PretrainedOption = Annotated[bool, typer.Option(help="fetch the weights from the hub")]
-CheckpointOption = Annotated[Path | None, typer.Option(help="local .safetensors weights for timm:NAME")]
+CheckpointOption = Annotated[
+    Path | None, typer.Option(help="other weights for MODEL: a local .safetensors file")
+]
 ModuleOption = Annotated[
     str | None, typer.Option(help="path of the vision encoder in a larger model, like vision_tower")
 ]

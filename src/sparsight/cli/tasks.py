@@ -10,6 +10,8 @@ from sparsight.cli.app import app, say
 from sparsight.cli.options import (
     CheckpointOption,
     JsonOption,
+    ModelArgument,
+    ModuleOption,
     PretrainedOption,
     ResolutionOption,
     model_of,
@@ -120,6 +122,39 @@ def evaluate(
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)
     report_skipped(result["skipped"], "pictures")
+
+
+@app.command()
+def finetune(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="pictures and masks, as for salient", show_default=False)],
+    out: Annotated[Path, typer.Option(help="folder for the weights", show_default=False)],
+    resolution: ResolutionOption = "1024",
+    steps: Annotated[int, typer.Option(min=1, help="training steps")] = 300,
+    batch: Annotated[int, typer.Option(min=1, help="pictures per step")] = 1,
+    rank: Annotated[int, typer.Option(min=1, help="of the adapters")] = 8,
+    learning_rate: Annotated[float, typer.Option(help="of the adapters")] = 5e-4,
+    json: JsonOption = None,
+    pretrained: PretrainedOption = False,
+    checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
+) -> None:
+    """Adapt an encoder to salient objects at a higher resolution, by LoRA.
+
+    Interrupted, it goes on where it stopped when the same command is given again.  The adapters end
+    up in the weights: give the other verbs the same MODEL with --checkpoint OUT/model.safetensors.
+    """
+    from sparsight.models import load_model
+    from sparsight.tasks.finetune import Finetuning
+    from sparsight.tasks.finetune import finetune as adapt
+
+    size = parse_resolution(resolution)
+    loaded = load_model(model, size, pretrained, checkpoint)
+    settings = Finetuning(steps=steps, batch=batch, rank=rank, learning_rate=learning_rate)
+    facts = adapt(loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std)
+    write(facts, json)
+    say(f"loss {facts['losses'][0]:.4f} at first, {facts['losses'][-1]:.4f} at last; weights in {out}")
+    report_skipped(facts["skipped"], "pictures")
 
 
 @app.command()

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_stat_scores
 
 from sparsight.demo import encoder
 from sparsight.demo.scenes import Scene, SceneSet
@@ -14,9 +15,9 @@ from sparsight.images import to_tensor
 from sparsight.ops import fidelity
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
-
-if TYPE_CHECKING:
-    pass
+from sparsight.tasks.dense_probe import Judged, judged
+from sparsight.tasks.paired import compare
+from sparsight.tasks.segmentation import miou_of
 
 
 class Sample(NamedTuple):
@@ -61,14 +62,11 @@ def picture_of(scene: Scene) -> Tensor:
 
 
 class Score:
-    """Sums of one model's results over pictures."""
+    """One model's results on pictures."""
 
     def __init__(self, classes: int, void: int | None) -> None:
-        from torchmetrics.classification import MulticlassJaccardIndex
-
-        self.iou: MulticlassJaccardIndex = MulticlassJaccardIndex(
-            classes, average=None, ignore_index=void
-        )
+        self.classes, self.void = classes, void
+        self.pixels: list[Tensor] = []
         self.right: list[float] = []
         self.errors: list[float] = []
         self.cosines: list[float] = []
@@ -78,16 +76,32 @@ class Score:
         height, width = sample.labels.shape
         cells = encoder.label_map(model, features, (height, width))
         pixels = F.interpolate(cells, (height, width), mode="bilinear").argmax(1)
-        self.iou.update(pixels[0], sample.labels)
+        self.pixels.append(
+            multiclass_stat_scores(
+                pixels, sample.labels[None], self.classes, average=None,
+                multidim_average="samplewise", ignore_index=self.void,
+            )[0]
+        )  # fmt: skip
         if sample.kinds is not None:
             guessed = model.forward_head(features)[0] > 0
             self.right.append((guessed == sample.kinds).float().mean().item())
         self.errors.append(fidelity.relative_error(features, dense).item())
         self.cosines.append(fidelity.cosine(features, dense).item())
 
-    def row(self, counted: slice) -> dict[str, float]:
-        """Mean IoU over the counted classes, right image labels, and how far the features moved."""
-        row = {"miou": self.iou.compute()[counted].mean().item()}
+    def counts(self, counted: slice) -> Judged:
+        """Pixels of the counted classes in every picture."""
+        return judged(torch.stack(self.pixels)[:, counted])
+
+    def row(self, counted: slice, dense: "Score") -> dict[str, float | None]:
+        """Mean IoU over the counted classes, right image labels, and how far the features moved.
+
+        `miou_low` and `miou_high` are the interval of the difference from the dense model's mIoU.
+        """
+        ours, its = miou_of(self.counts(counted)), miou_of(dense.counts(counted))
+        found = compare("mIoU", its, ours, len(self.pixels))
+        row: dict[str, float | None] = {
+            "miou": found["sparse"], "miou_low": found["low"], "miou_high": found["high"],
+        }  # fmt: skip
         if self.right:
             row["accuracy"] = sum(self.right) / len(self.right)
         return row | {
@@ -104,8 +118,8 @@ def evaluate(
     classes: int = encoder.CLASSES,
     counted: slice = slice(1, None),
     void: int | None = None,
-) -> dict[str, dict[str, float]]:
-    """Every model on every sample; the first model is the dense one the others are compared with.
+) -> dict[str, dict[str, float | None]]:
+    """A row for every model on every sample, compared with the first model, the dense one.
 
     `counted` are the classes of the mean (without the scenes' background), `void` a label to ignore.
     """
@@ -117,4 +131,5 @@ def evaluate(
                 features = model.forward_features(sample.picture[None])
                 dense = features if dense is None else dense
                 scores[name].add(model, features, dense, sample)
-    return {name: score.row(counted) for name, score in scores.items()}
+    first = next(iter(scores.values()))
+    return {name: score.row(counted, first) for name, score in scores.items()}

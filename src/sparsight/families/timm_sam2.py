@@ -3,6 +3,7 @@
 import math
 
 from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.timm_vit import HALVES
 
 HIERA = "timm.models.hieradet_sam2."
 GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
@@ -52,13 +53,7 @@ FAMILY = Family(
     prefix_tokens=lambda m: 0,
     patch_px=_patch_px,
     heads=lambda block: block.attn.num_heads,
-    parts=Parts(
-        norm=lambda block, x: block.norm1(x),
-        qkv=_qkv,
-        merge=lambda block, out, h: block.attn.proj(out.flatten(2)),
-        residual=lambda block, x, y: x + block.drop_path1(block.ls1(y)),
-        mlp=lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
-    ),
+    parts=Parts(qkv=_qkv, merge=lambda block, out, h: block.attn.proj(out.flatten(2)), **HALVES),
     features=lambda m, images: m.forward_features(images).flatten(1, 2),
     is_global=_is_global,
 )

@@ -22,7 +22,14 @@ def merge(block, out, h):
     return attn.proj_drop(attn.proj(y))
 
 
-# Both of timm's families keep things in the same places.
+# The halves of a pre-norm block with LayerScale, wherever timm has one.
+HALVES: dict[str, Any] = {
+    "norm": lambda block, x: block.norm1(x),
+    "residual": lambda block, x, y: x + block.drop_path1(block.ls1(y)),
+    "mlp": lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
+}
+
+# Both of timm's families of plain ViTs keep things in the same places.
 SCALED = (
     "attention scaled by 1/sqrt(head width) and without dropout",
     lambda m: all(b.attn.scale == b.attn.head_dim**-0.5 and b.attn.attn_drop.p == 0 for b in m.blocks),
@@ -56,12 +63,6 @@ FAMILY = Family(
         ),
         SCALED,
     ),
-    parts=Parts(
-        norm=lambda block, x: block.norm1(x),
-        qkv=_qkv,
-        merge=merge,
-        residual=lambda block, x, y: x + block.drop_path1(block.ls1(y)),
-        mlp=lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
-    ),
+    parts=Parts(qkv=_qkv, merge=merge, **HALVES),
     **PLACES,
 )

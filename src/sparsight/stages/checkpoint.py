@@ -1,4 +1,4 @@
-"""The state of an unfinished distillation, in a file that is replaced as a whole."""
+"""The state of an unfinished training, in a file that is replaced as a whole."""
 
 import json
 import time
@@ -10,17 +10,15 @@ from torch import nn
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically
 
-CHECKPOINT_FILE = "distillation.safetensors"
-
 
 class Checkpoint:
     """Weights, optimizer moments and losses so far, as safetensors, replaced as a whole."""
 
     def __init__(
-        self, folder: Path | None, recipe: object, trained: dict[str, nn.Parameter],
+        self, path: Path | None, what: str, recipe: object, trained: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer, every_s: float,
     ) -> None:  # fmt: skip
-        self.path = folder / CHECKPOINT_FILE if folder else None
+        self.path, self.what = path, what
         self.recipe, self.every_s = json.dumps(recipe), every_s
         self.trained, self.optimizer = trained, optimizer
         self.saved = time.monotonic()
@@ -50,7 +48,7 @@ class Checkpoint:
                 metadata, names = file.metadata() or {}, set(file.keys())
                 if metadata.get("recipe") != self.recipe:
                     raise PlanError(
-                        f"{self.path} is a distillation with other settings or for another plan: delete "
+                        f"{self.path} is a {self.what} with other settings or of another model: delete "
                         "it, or choose another folder"
                     )
                 for name, parameter in self.trained.items():

@@ -25,7 +25,6 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
     family = family_in(model)
     like = next(model.parameters())
     height, width = family.patch_px(model)
-    timing.steady_allocator()
     rows: list[dict[str, float]] = []
     with evaluating(model):
         always = plan.with_(method=plan.method.at_any_size())

@@ -13,41 +13,29 @@ under another scorer.
 """
 
 import copy
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
-from sparsight.errors import NotFiniteError
 from sparsight.images import Images, Reader
 from sparsight.methods.sve.block import SparseBlock
 from sparsight.ops.fidelity import relative_square, salience
-from sparsight.plan import Data, Plan
-from sparsight.stages.checkpoint import Checkpoint
+from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
-from sparsight.stages.progress import track
+from sparsight.stages.train import Batches, Training, processes, train
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
+CHECKPOINT_FILE = "distillation.safetensors"  # the state of an unfinished one, in the run's folder
 Scorer = Literal["exact", "sampled", "linear"]
 
 
-class Distillation(Data):
+class Distillation(Training):
     """Settings of the distillation; the defaults work without tuning."""
 
-    steps: Annotated[int, Field(ge=1)] = 300
-    batch: Annotated[int, Field(ge=1)] = 1  # pictures per process and step
-    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: 0.025 / width
     train: Literal["blocks", "all"] = "blocks"  # the sparse layers' weights, or every weight
     scorers: tuple[Scorer, ...] = ()  # used in turn, one a step; none: the plan's
-    precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
-    checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
 
 
 class LayerwiseLoss(nn.Module):
@@ -91,72 +79,31 @@ def distil(
     its checkpoint when the plan is safe.  Run under `accelerate launch`, every process takes its
     share of each step's pictures.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs
-
     settings = settings or Distillation()
-    accelerator = Accelerator(
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)]
-    )
+    accelerator = processes()
     teacher = model.to(accelerator.device).eval()
-    sparse = plan.with_(method=plan.method.at_any_size())
-    student = apply(copy.deepcopy(teacher), sparse)
+    student = apply(copy.deepcopy(teacher), plan.with_(method=plan.method.at_any_size()))
     layers = plan.method.named_layers
     trained = _trainable(student, layers, settings.train)
     _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
-    rate = settings.learning_rate or 0.025 / width
-    optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
-    checkpoint = Checkpoint(
-        folder,
-        [plan.to_json(), settings.model_dump(mode="json")],
-        trained,
-        optimizer,
-        settings.checkpoint_every_s,
-    )
-    losses = checkpoint.resume()
-    loss_of, optimizer = accelerator.prepare(LayerwiseLoss(student, teacher, layers), optimizer)
-
-    order, reader = _Order(len(images), settings.seed), Reader(images)
     scorers = settings.scorers or (plan.method.scorer,)
-    steps = range(len(losses), settings.steps)
-    try:
-        for step in track(steps, "Distilling", len(steps)):
-            _set_scorer(student, scorers[step % len(scorers)])
-            for group in optimizer.param_groups:
-                group["lr"] = rate * schedule(step, settings.steps)
-            batch = _batch(reader, order, step, settings.batch, accelerator)
-            autocast = torch.autocast(
-                accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"
-            )
-            with autocast:
-                loss = loss_of(batch)
-            if not torch.isfinite(loss):
-                raise NotFiniteError(
-                    f"the distillation loss became {loss.item()} at step {step}: lower learning_rate "
-                    f"(it was {rate:.2g})"
-                )
-            optimizer.zero_grad()
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(list(trained.values()), 1.0)
-            optimizer.step()
-            losses.append(accelerator.reduce(loss.detach(), "mean").item())
-            if accelerator.is_main_process:
-                checkpoint.save(losses, now=False)
-    finally:
-        if accelerator.is_main_process:
-            checkpoint.save(losses, now=True)
+    pictures = Batches(Reader(images), settings, accelerator)
+
+    def batch_of(step: int) -> tuple[Tensor]:
+        _set_scorer(student, scorers[step % len(scorers)])
+        return (torch.stack(pictures(step)).to(accelerator.device),)
+
+    losses = train(
+        accelerator, LayerwiseLoss(student, teacher, layers), trained, batch_of, settings,
+        rate=settings.learning_rate or 0.025 / width, what="distillation",
+        file=folder / CHECKPOINT_FILE if folder else None,
+        recipe=[plan.to_json(), settings.model_dump(mode="json")],
+    )  # fmt: skip
     changed = {f"model.{name}": p.detach().cpu().clone() for name, p in trained.items()}
     recipe = plan.recipe | {"distillation": settings.model_dump(mode="json")}
     return plan.with_(weights=changed, recipe=recipe), losses
-
-
-def schedule(step: int, steps: int) -> float:
-    """Linear warm-up over the first twentieth, then a cosine down to nothing."""
-    warmup = max(1, steps // 20)
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[str, nn.Parameter]:
@@ -185,24 +132,3 @@ def _set_scorer(student: nn.Module, scorer: Scorer) -> None:
     for block in family_in(student).blocks(student):
         if isinstance(block, SparseBlock):
             block.config = block.config.model_copy(update={"scorer": scorer})
-
-
-def _batch(reader: Reader, order: "_Order", step: int, size: int, accelerator: "Accelerator") -> Tensor:
-    """This process's pictures of one step: a function of the step alone, so that resuming is exact."""
-    first = (step * accelerator.num_processes + accelerator.process_index) * size
-    pictures = [reader.read(order[first + i]) for i in range(size)]
-    return torch.stack(pictures).to(accelerator.device)
-
-
-class _Order:
-    """Endless passes over `count` pictures, each in an order of its own; place i is a function of i."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed, self.epoch, self.order = count, seed, -1, torch.empty(0)
-
-    def __getitem__(self, place: int) -> int:
-        epoch, within = divmod(place, self.count)
-        if epoch != self.epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self.epoch, self.order = epoch, torch.randperm(self.count, generator=generator)
-        return int(self.order[within])

@@ -42,7 +42,6 @@ def measure(
     for resolution in resolutions:
         check_resolution(resolution, family.patch_px(model))
     first = next(model.parameters())
-    steady = timing.steady_allocator()
     with evaluating(model):
         arms = {"dense": model, "sparse": apply(copy.deepcopy(model), plan)}
         with fused(*arms.values()):
@@ -54,7 +53,7 @@ def measure(
             ]
         result = {
             "protocol": timing.protocol(
-                first.device, first.dtype, repeats=repeats, steady_allocator=steady,
+                first.device, first.dtype, repeats=repeats,
                 resolution=[name(r) for r in resolutions], batch=list(batches),
                 method=plan.method.model_dump(mode="json"), source=plan.source,
             ),

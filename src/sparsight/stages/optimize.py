@@ -19,9 +19,8 @@ from sparsight.plan import LayerReason, Plan
 from sparsight.run import save_plan
 from sparsight.stages import select
 from sparsight.stages.calibrate import TRUE_FRACTION, Analysis, analyze
-from sparsight.stages.checkpoint import CHECKPOINT_FILE
 from sparsight.stages.crossover import crossover
-from sparsight.stages.distil import Distillation, distil
+from sparsight.stages.distil import CHECKPOINT_FILE, Distillation, distil
 from sparsight.stages.predict import fit_projectors
 from sparsight.stages.timing import versions
 

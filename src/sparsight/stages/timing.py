@@ -6,7 +6,8 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
 
@@ -15,21 +16,39 @@ import torch
 from sparsight.stages.progress import track
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # parameters of glibc's mallopt
-KEPT_BYTES = 1 << 28
+STEADY = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 1 << 28))
+USUAL = ((M_MMAP_MAX, 65536), (M_TRIM_THRESHOLD, 1 << 17), (M_TOP_PAD, 1 << 17))  # glibc's own
 
 
-def steady_allocator() -> bool:
-    """Have glibc keep freed memory, for every arm alike; says whether that could be done.
+@contextmanager
+def _steady_allocator() -> Iterator[None]:
+    """While in here, glibc keeps freed memory, for every arm alike.
 
     By default it returns large buffers to the system and fetches them anew, page fault by page fault,
-    which distorts timings of plain copies and activations by up to four times.
+    which distorts timings of plain copies and activations by up to four times.  Not for long work: over
+    many pictures the kept memory ends up full of holes.
     """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
     try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    settings = ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, KEPT_BYTES))
-    return all(mallopt(name, value) for name, value in settings)
+        for name, value in STEADY:
+            libc.mallopt(name, value)
+        yield
+    finally:
+        for name, value in USUAL:
+            libc.mallopt(name, value)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """glibc, if that is where memory comes from."""
+    try:
+        libc = ctypes.CDLL(None)
+    except OSError:
+        return None
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None
 
 
 def interleave(
@@ -41,7 +60,7 @@ def interleave(
     """
     names = list(arms)
     times: dict[str, list[float]] = {name: [] for name in names}
-    with torch.inference_mode():
+    with torch.inference_mode(), _steady_allocator():
         for name in names:
             arms[name]()
         for round_ in track(range(repeats), what, repeats):
@@ -101,6 +120,7 @@ def protocol(device: torch.device, dtype: torch.dtype, **more: Any) -> dict[str,
     return {
         **setting(device, dtype),
         "timing": "arms interleaved in one process after one warm-up each; median and quartiles",
+        "steady_allocator": _glibc() is not None,
         "baseline": "the dense model with scaled_dot_product_attention",
         **more,
     }

@@ -31,8 +31,14 @@ class Fitting(NamedTuple):
 
 def fit_probes(arms: Arms, samples: LabelledFiles, request: Request, classes: int) -> Fitting:
     """A probe on the dense model's features for both arms, or one each if the request asks for it."""
+    return fit_each(arms.both() if request.own_probe else (arms.dense,), samples, request, classes)
+
+
+def fit_each(
+    models: tuple[nn.Module, ...], samples: LabelledFiles, request: Request, classes: int
+) -> Fitting:
+    """A probe on the features of each of one or two models; of one, both probes are the same."""
     count = min(request.max_train_images or len(samples), len(samples))
-    models = arms.both() if request.own_probe else (arms.dense,)
     reader = Reader(samples)
     features: list[list[Tensor]] = [[] for _ in models]
     targets: list[Tensor] = []
@@ -90,11 +96,12 @@ def judge(
             )  # fmt: skip
     if not places:
         raise LabelsError(f"no picture has a labelled pixel: {missing[0]}")
-    dense, sparse = (_judged(torch.stack(seen)) for seen in counts)
+    dense, sparse = (judged(torch.stack(seen)) for seen in counts)
     return (dense, sparse), places, [*reader.skipped.values(), *missing]
 
 
-def _judged(scores: Tensor) -> Judged:
+def judged(scores: Tensor) -> Judged:
+    """Counts of pictures from torchmetrics' stat scores (pictures, classes, 5)."""
     hits, false_alarms, _, misses, truth = scores.double().unbind(2)
     return Judged(hits, hits + false_alarms + misses, truth)
 

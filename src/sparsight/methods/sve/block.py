@@ -73,7 +73,8 @@ class SparseBlock(nn.Module):
     def forward(self, x: Tensor, *args: Any, **host: Any) -> Tensor:
         """`original(x, ...)` with sparse attention; dense where that pays more or a mask is given.
 
-        Raises SparsightError if attention maps are asked for: a sparse layer has none.
+        Raises SparsightError if attention maps are asked for, since a sparse layer has none, and when
+        reentrant gradient checkpointing has lost the pattern it shares with the layer before.
         """
         host |= zip(self.arguments, args, strict=False)
         rows = x.flatten(1, -2)
@@ -90,6 +91,11 @@ class SparseBlock(nn.Module):
 
         tables = {k: host[k] for k in self.family.per_token if host.get(k) is not None}
         carry: Carry | None = getattr(x, CARRY, None) if self.reuses else None
+        if self.reuses and carry is None and x.is_leaf and x.requires_grad:
+            raise SparsightError(  # its recomputation detaches x, so the pattern would be another one
+                f"layer {self.layer} reuses the pattern of the layer before, which gradient "
+                "checkpointing with use_reentrant=True loses: choose use_reentrant=False"
+            )
         if carry is None:
             carry, (tokens, h, q, k, v) = self._enter(rows, tables)
         else:

@@ -1,0 +1,156 @@
+"""Fine-tune: adapt an encoder to salient objects at a resolution of choice, by LoRA (SVE, Table 2).
+
+    W <- W + (alpha / r) B A        B (out, r) and A (r, in) are learnt, W is not
+    minimise  - sum over patches of t . log softmax(H z) / patches
+
+z are the final tokens of the patches, t a patch's shares of object and background, and H the linear
+head, which starts as the probe that fits the encoder as it came.  Afterwards the adapters are added to
+the weights, so the encoder is the same as before in all but their values: any other verb takes it.
+"""
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sparsight.attach import applied, identity
+from sparsight.errors import PlanError, SparsightError
+from sparsight.families import Family, encoder_in, family_of
+from sparsight.files import check_writable, write_atomically, write_json
+from sparsight.images import Reader, check_resolution
+from sparsight.stages import timing
+from sparsight.stages.measure import name as size_name
+from sparsight.stages.observe import evaluating
+from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.tasks import layouts
+from sparsight.tasks.base import Request, grid_of, patches_of
+from sparsight.tasks.dense_probe import fit_each, patch_shares
+from sparsight.tasks.labels import LabelledFiles, object_mask
+from sparsight.tasks.probe import Probe
+from sparsight.tasks.salient import CLASSES
+
+WEIGHTS_FILE, FACTS_FILE = "model.safetensors", "finetune.json"
+CHECKPOINT_FILE = "finetuning.safetensors"  # the state of an unfinished one
+LEARNING_RATE = 5e-4  # of the adapters, whatever the width: their own scale is alpha / r
+
+
+class Finetuning(Training):
+    """Settings of the fine-tuning; the defaults are LoRA's usual ones."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    probe_images: Annotated[int, Field(ge=1)] = 64  # the head's start is fitted on so many
+
+
+class ProbeLoss(nn.Module):
+    """The encoder and its head with their loss as forward pass."""
+
+    def __init__(self, encoder: nn.Module, family: Family, start: Probe) -> None:
+        super().__init__()
+        self.encoder, self.family = encoder, family
+        self.prefix = family.prefix_tokens(encoder)
+        self.weight, self.bias = nn.Parameter(start.weight), nn.Parameter(start.bias)
+
+    def forward(self, images: Tensor, shares: Tensor) -> Tensor:
+        """Cross-entropy of images (b, 3, height, width) with the patches' shares (b, n, classes)."""
+        tokens = self.family.features(self.encoder, images)[:, self.prefix :]
+        logits = tokens.flatten(0, -2) @ self.weight + self.bias
+        return F.cross_entropy(logits.float(), shares.flatten(0, -2))
+
+
+def finetune(
+    model: nn.Module,
+    data: str | Path,
+    resolution: tuple[int, int],
+    out: str | Path,
+    settings: Finetuning | None = None,
+    module: str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Write a copy of `model`, fine-tuned on the pictures and masks in `data`, into the folder `out`.
+
+    `model` stays as it is.  `out`/model.safetensors has all weights, by the model's own keys; the
+    returned facts, losses among them, are in `out`/finetune.json.  `module` is the attribute path of the
+    encoder in a larger model, and `options` are those of `sparsight.tasks.base.Request`.  The state is
+    saved every minute and at an interrupt; the same call goes on from there.
+    """
+    settings, out = settings or Finetuning(), Path(out)
+    encoder = encoder_in(model, module)
+    if applied(encoder):
+        raise PlanError("finetune starts from the dense model: call sparsight.restore(model) first")
+    family = family_of(encoder)
+    check_resolution(resolution, family.patch_px(encoder))
+    request = Request(Path(data), resolution, max_train_images=settings.probe_images, **options)
+    samples = LabelledFiles(layouts.salient(request.data).train, request, object_mask)
+    check_writable(out)
+
+    accelerator = processes()
+    tuned = copy.deepcopy(model).to(accelerator.device).eval()
+    with evaluating(tuned):
+        start = fit_each((encoder_in(tuned, module),), samples, request, CLASSES).probes[0]
+        patches = len(patches_of(encoder_in(tuned, module), torch.zeros(3, *resolution)))
+    grid = grid_of(patches, resolution)
+    known = identity(encoder, family).model_dump(mode="json")
+    adapters = _with_adapters(encoder_in(tuned, module), family, settings)
+    loss_of = ProbeLoss(encoder_in(tuned, module), family, start).to(accelerator.device)
+    trained = {name: p for name, p in loss_of.named_parameters() if p.requires_grad}
+    reader = Reader(samples)
+    batches = Batches(reader, settings, accelerator)
+
+    def batch_of(step: int) -> tuple[Tensor, Tensor]:
+        pictures, labels = zip(*batches(step), strict=True)
+        shares = torch.stack([patch_shares(label, grid, CLASSES) for label in labels])
+        return torch.stack(pictures).to(accelerator.device), shares.to(accelerator.device)
+
+    losses = train(
+        accelerator, loss_of, trained, batch_of, settings, settings.learning_rate or LEARNING_RATE,
+        "fine-tuning", out / CHECKPOINT_FILE,
+        [known, settings.model_dump(mode="json"), size_name(resolution), len(samples)],
+    )  # fmt: skip
+    adapters.merge_and_unload()
+    facts = {
+        "protocol": timing.setting(accelerator.device, torch.float32)
+        | {"data": request.data.name, "resolution": size_name(resolution), "images": len(samples)},
+        "settings": settings.model_dump(mode="json"),
+        "losses": losses,
+        "skipped": list(reader.skipped.values()),
+    }
+    if accelerator.is_main_process:
+        _write(tuned, out, facts)
+    return facts
+
+
+def _with_adapters(encoder: nn.Module, family: Family, settings: Finetuning) -> Any:
+    """Adapters beside every linear layer of the blocks, which alone learn; B starts from zero."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise SparsightError(
+            f"peft is needed to fine-tune and cannot be imported ({error}): "
+            "pip install 'sparsight[finetune]'"
+        ) from None
+    inside = {id(part) for block in family.blocks(encoder) for part in block.modules()}
+    linear = [
+        name for name, part in encoder.named_modules()
+        if id(part) in inside and isinstance(part, nn.Linear)
+    ]  # fmt: skip
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=0.0, target_modules=linear
+    )
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        torch.manual_seed(settings.seed)
+        warnings.simplefilter("ignore", FutureWarning)  # peft reads a name that transformers deprecates
+        return get_peft_model(encoder, config)
+
+
+def _write(model: nn.Module, out: Path, facts: dict[str, Any]) -> None:
+    from safetensors.torch import save_model
+
+    write_atomically(out / WEIGHTS_FILE, lambda path: save_model(model.cpu(), str(path)))
+    write_json(out / FACTS_FILE, facts)
+    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
