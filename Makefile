@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench results setup clean
+.PHONY: demo test check bench paper setup clean
 
 demo: setup
 	$(BIN)/sparsight demo --out runs/demo
@@ -28,6 +28,10 @@ bench: setup
 	$(BIN)/python benchmarks/crossover.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 64 --json benchmarks/results/demo-cpu.json
 	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
+	$(BIN)/python benchmarks/render.py
+
+paper: setup
+	$(BIN)/python benchmarks/paper/run.py
 	$(BIN)/python benchmarks/render.py
 
 setup: $(READY)

@@ -12,38 +12,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from markdown import rows, setting
+from paper import tables as paper
+
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 BLOCK = re.compile(r"(<!-- results: (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def rows(header: list[str], lines: list[list[str]]) -> str:
-    """A Markdown table, numbers to the right."""
-    marks = ["---"] + ["---:"] * (len(header) - 1)
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, marks, *lines])
-
-
-def setting(protocol: dict[str, Any], *more: str) -> str:
-    """One line that says what the figures below it hold for."""
-    versions = protocol["versions"]
-    parts = [
-        protocol["machine"], f"{protocol['threads']} threads", protocol["dtype"],
-        f"batch {protocol['batch']}", f"PyTorch {versions['torch']}, timm {versions['timm']}",
-        f"medians of {protocol['repeats']} interleaved repeats", *more,
-    ]  # fmt: skip
-    return "*" + "; ".join(parts) + ".*"
-
-
 def quality(result: dict[str, Any], *more: str) -> str:
     """The demo's and CamVid's table."""
     has_labels = "accuracy" in result["rows"][0]
-    header = ["", "latency", "speedup", "GFLOPs", "mIoU", *(["accuracy"] if has_labels else [])]
+    header = ["", "latency", "speedup", "GFLOPs", "mIoU", "against dense, 95 %"]
+    header += ["accuracy"] if has_labels else []
     header += ["feature error, mean", "worst image"]
     lines = []
     for row in result["rows"]:
         line = [
             f"`{row['name']}`", f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
             f"{row['gflops']:.1f}", f"{row['miou']:.4f}",
+            f"{row['miou_low']:+.4f} to {row['miou_high']:+.4f}",
         ]  # fmt: skip
         if has_labels:
             line.append(f"{row['accuracy']:.4f}")
@@ -151,6 +139,19 @@ def recall(found: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines)
 
 
+def scorers(plan: dict[str, Any]) -> str:
+    """How much of the true top 1/8 each scorer finds in the layers a plan makes sparse."""
+    layers = [layer for layer in plan["data"]["layers"] if layer["sparse"]]
+    names = sorted({name for layer in layers for name in layer["recall"]})
+    lines = [
+        [str(layer["layer"]), layer["role"], *(f"{layer['recall'][name]:.3f}" for name in names)]
+        for layer in layers
+    ]
+    means = [sum(layer["recall"][name] for layer in layers) / len(layers) for name in names]
+    lines.append(["mean", "", *(f"{mean:.3f}" for mean in means)])
+    return rows(["layer", "role", *(f"recall, {name}" for name in names)], lines)
+
+
 def encoder(facts: dict[str, Any]) -> str:
     """What the embedded encoder scores on scenes it was not trained on."""
     held_out = facts["held_out"]
@@ -231,6 +232,7 @@ def families() -> str:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
+    "demo-scorers": ("../../src/sparsight/demo/weights/distilled/plan.json", scorers),
     "camvid": ("camvid-cpu.json", camvid),
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "attention": ("attention-cpu.json", attention),
@@ -240,6 +242,22 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),
     "tasks": ("tasks-camvid-demo.json", tasks),
+    "paper-table1": ("paper-cpu.json", lambda result: paper.costs(result, "table1")),
+    "paper-table1-scores": ("paper-cpu.json", lambda result: paper.scores(result, "table1")),
+    "paper-table1-demo": ("demo-cpu.json", paper.own_costs),
+    "paper-table1-camvid": ("camvid-cpu.json", paper.own_costs),
+    "paper-table2": ("paper-cpu.json", lambda result: paper.costs(result, "table2")),
+    "paper-table2-scores": ("paper-cpu.json", lambda result: paper.scores(result, "table2")),
+    "paper-table3": ("paper-cpu.json", paper.ablation),
+    "paper-table3-demo": ("demo-cpu.json", paper.own_ablation),
+    "paper-table3-camvid": ("camvid-cpu.json", paper.own_ablation),
+    "paper-table4": ("attention-cpu.json", paper.module),
+    "paper-figures": ("paper-cpu.json", paper.figures),
+    "paper-figure5-demo": ("analysis-demo-distilled.json", paper.own_recall),
+    "paper-figure5-camvid": (
+        "camvid-cpu.json",
+        lambda result: paper.own_recall(result["analysis_distilled"]),
+    ),
     "encoder": ("../../src/sparsight/demo/weights/encoder.json", encoder),
 }
 

@@ -1,0 +1,20 @@
+"""Pieces every rendered table is made of."""
+
+from typing import Any
+
+
+def rows(header: list[str], lines: list[list[str]]) -> str:
+    """A Markdown table, numbers to the right."""
+    marks = ["---"] + ["---:"] * (len(header) - 1)
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, marks, *lines])
+
+
+def setting(protocol: dict[str, Any], *more: str) -> str:
+    """One line that says what the figures below it hold for."""
+    versions = protocol["versions"]
+    parts = [
+        protocol["machine"], f"{protocol['threads']} threads", protocol["dtype"],
+        f"batch {protocol['batch']}", f"PyTorch {versions['torch']}, timm {versions['timm']}",
+        f"medians of {protocol['repeats']} interleaved repeats", *more,
+    ]  # fmt: skip
+    return "*" + "; ".join(parts) + ".*"
