@@ -63,7 +63,8 @@ class Encoder(Data):
 
     def missing(self, weights: Path, *data: Path) -> list[str]:
         """The files and folders that are needed and not there."""
-        return [str(path) for path in (weights / self.weights, *data) if not path.exists()]
+        needed = dict.fromkeys((weights / self.weights, *data))  # each once, in this order
+        return [str(path) for path in needed if not path.exists()]
 
     def load(self, weights: Path) -> LoadedModel:
         """The model with its pretrained weights."""

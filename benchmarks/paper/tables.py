@@ -119,7 +119,7 @@ def _percent(found: dict[str, Any], arm: str) -> list[str]:
 
 
 def _lacking(found: dict[str, Any]) -> str:
-    return "no " + ", ".join(f"`{path}`" for path in found["missing"])
+    return "no " + ", ".join(f"`{path}`" for path in dict.fromkeys(found["missing"]))
 
 
 def _curve(encoder: Encoder, row: dict[str, Any]) -> str:
