@@ -26,7 +26,7 @@ bench: setup
 	$(BIN)/python benchmarks/sam2.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/crossover.py
-	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 64 --json benchmarks/results/demo-cpu.json
+	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json
 	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
 	$(BIN)/python benchmarks/render.py
 

@@ -58,7 +58,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
     resolution: ResolutionOption = "1024",
     json: JsonOption = None,
-    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 20,
+    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 16,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 5,
     full: Annotated[
         bool, typer.Option(help="distil here instead of using the package's result")
