@@ -97,7 +97,7 @@ def test_the_encoder_may_be_a_module_of_a_larger_model(data, tmp_path):
     assert load_file(tmp_path / "out" / WEIGHTS_FILE).keys() == whole.state_dict().keys()
 
 
-def test_what_does_not_fit_is_refused_before_anything_is_written(data, tmp_path, monkeypatch):
+def test_what_does_not_fit_is_refused_and_nothing_is_overwritten(data, tmp_path, monkeypatch):
     out, model = tmp_path / "out", make_model("augreg")
     with pytest.raises(sparsight.ImagesError, match="not a multiple of the model's patch size"):
         sparsight.finetune(model, data, (65, 96), out)
@@ -107,6 +107,12 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(data, tmp_path,
     with pytest.raises(sparsight.PlanError, match="starts from the dense model"):
         sparsight.finetune(sparse, data, SIZE, out)
     assert not out.exists()
+    out.mkdir()
+    (out / WEIGHTS_FILE).write_bytes(b"somebody's only copy")
+    with pytest.raises(sparsight.SparsightError, match=r"already has a model\.safetensors"):
+        sparsight.finetune(model, data, SIZE, out)
+    assert (out / WEIGHTS_FILE).read_bytes() == b"somebody's only copy"
+    (out / WEIGHTS_FILE).unlink()
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(sparsight.SparsightError, match=r"pip install 'sparsight\[finetune\]'"):
         sparsight.finetune(model, data, SIZE, out)

@@ -32,8 +32,7 @@ from sparsight.stages.optimize import optimize
 CALIBRATION_SEED, EVALUATION_SEED, MEASURING_SEED = 50_000, 10_000, 40_000
 CALIBRATION_SCENES, DISTILLATION_SCENES = 8, 256
 DISTILLATION = Distillation(steps=300, scorers=("sampled", "linear"))
-# On this encoder nine layers that keep 3/16 of the keys are faster and closer to dense than eight that
-# keep 1/8, and few global queries cost nothing that can be measured.
+# Chosen by trial on calibration scenes: docs/encoder.md.
 METHOD = SVE(scorer="linear", keep=3 / 16, keep_queries=1 / 32, sample_every=32)
 DISTILLED = "distilled"  # the package's run folder, made by `sparsight demo --full`
 

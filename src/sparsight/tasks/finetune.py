@@ -77,7 +77,8 @@ def finetune(
     `model` stays as it is.  `out`/model.safetensors has all weights, by the model's own keys; the
     returned facts, losses among them, are in `out`/finetune.json.  `module` is the attribute path of the
     encoder in a larger model, and `options` are those of `sparsight.tasks.base.Request`.  The state is
-    saved every minute and at an interrupt; the same call goes on from there.
+    saved every minute and at an interrupt; the same call goes on from there.  Weights that are in `out`
+    already are never overwritten.
     """
     settings, out = settings or Finetuning(), Path(out)
     encoder = encoder_in(model, module)
@@ -88,6 +89,8 @@ def finetune(
     request = Request(Path(data), resolution, max_train_images=settings.probe_images, **options)
     samples = LabelledFiles(layouts.salient(request.data).train, request, object_mask)
     check_writable(out)
+    if (out / WEIGHTS_FILE).exists():  # a finished run, or the very model that was given
+        raise SparsightError(f"{out} already has a {WEIGHTS_FILE}: choose another folder")
 
     accelerator = processes()
     tuned = copy.deepcopy(model).to(accelerator.device).eval()
