@@ -234,7 +234,7 @@ def test_training_mode_and_moves_reach_the_original(name):
     model.train()
     model.double()
     assert features(model.eval(), images.double()).dtype == torch.float64
-    assert blocks_of(model)[0].projector.dtype == torch.float64
+    assert blocks_of(model)[0].tensors["projector"].dtype == torch.float64
     model.train()
     sparsight.restore(model)
     assert all(m.training for m in model.modules())
@@ -355,7 +355,10 @@ def test_all_layers_and_ranges_are_understood():
     [
         (sparsight.SVE(), "needs calibration"),
         (sparsight.SVE(layers=(2, 4)), "names layer 4, but this model has layers 0 to 3"),
-        (sparsight.SVE(layers=(0,), scorer="linear"), "needs a trained projector for layer 0"),
+        (
+            sparsight.SVE(layers=(0,), scorer="linear"),
+            "no tensor 'sve.projector.0': scorer='linear' needs",
+        ),
         ("nowhere", "no run folder at nowhere"),
         ({"layers": (0,)}, "is no method's settings"),
     ],

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
-from sparsight.methods import Config, method_of
+from sparsight.methods import Settings, method_of
 from sparsight.plan import ModelIdentity, Plan
 from sparsight.run import load, save_plan
 
@@ -43,7 +43,7 @@ def family_in(model: nn.Module) -> Family:
 
 
 def apply(
-    model: nn.Module, what: "Config | Plan | str | PathLike[str]", module: str | None = None
+    model: nn.Module, what: "Settings | Plan | str | PathLike[str]", module: str | None = None
 ) -> nn.Module:
     """Make `model` sparse, in place, and return it.
 
@@ -58,7 +58,7 @@ def apply(
     plan = _as_plan(what)
     family = family_of(model)
     plan = resolve(plan, model, family)
-    layers = plan.method.named_layers
+    layers = plan.method.changed_layers(family.global_layers(model))
     method, container = method_of(plan.method), family.blocks(model)
     prefix, device = family.prefix_tokens(model), next(model.parameters()).device
     dtype = next(container[0].parameters()).dtype
@@ -118,20 +118,7 @@ def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     """`plan` with its layers named, after all checks against `model`."""
     depth, available = len(family.blocks(model)), family.global_layers(model)
-    layers = plan.method.layers
-    if layers == "auto":
-        raise PlanError(
-            'layers="auto" needs calibration: run sparsight.optimize(model, images), or name the layers'
-        )
-    if layers == "all":
-        plan = plan.with_(method=plan.method.model_copy(update={"layers": available}))
-    elif layers[-1] >= depth:
-        raise PlanError(f"the plan names layer {layers[-1]}, but this model has layers 0 to {depth - 1}")
-    elif windowed := [n for n in layers if n not in available]:
-        raise PlanError(
-            f"layer {windowed[0]} of this model attends within windows, or pools, and stays as it is: "
-            f"name some of the layers with global attention, {', '.join(map(str, available))}"
-        )
+    plan = plan.with_(method=plan.method.resolved(available, depth))
     devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise PlanError(
@@ -154,15 +141,12 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
                 f"{key!r} has shape {tuple(own[key].shape)} in this model and "
                 f"{tuple(tensor.shape)} in the plan"
             )
-    for name, layer in method_of(plan.method).tensors(plan.method).items():
+    method = method_of(plan.method)
+    for name, shape in method.tensors(plan.method, model, family).items():
         if name not in plan.weights:
-            raise PlanError(
-                f"scorer='linear' needs a trained projector for layer {layer} ({name!r}), and the plan "
-                "has none: run sparsight.optimize, or use scorer='sampled', which needs no training"
-            )
-        wanted = (family.dim(family.blocks(model)[layer]),)
-        if tuple(plan.weights[name].shape) != wanted:
-            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {wanted}")
+            raise PlanError(f"the plan has no tensor {name!r}: {method.untrained}")
+        if tuple(plan.weights[name].shape) != shape:
+            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {shape}")
     return plan
 
 
@@ -213,7 +197,7 @@ def _check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
             )
 
 
-def _as_plan(what: "Config | Plan | str | PathLike[str]") -> Plan:
+def _as_plan(what: "Settings | Plan | str | PathLike[str]") -> Plan:
     if isinstance(what, Plan):
         return what
     if isinstance(what, str | Path | PathLike):

@@ -9,10 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, ValidationError
 
 from sparsight.errors import PlanError
-from sparsight.methods import METHODS, Config, method_of
+from sparsight.methods import METHODS, SVE, Settings, method_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +65,7 @@ class LayerReason(Data):
 class Plan(Data):
     """What is done to a model, why, and what it was made for."""
 
-    method: Config
+    method: SerializeAsAny[Settings]
     model: ModelIdentity | None = None  # None: made by hand, fits any model with these layers
     source: str | None = None  # MODEL as given on the command line
     resolution: tuple[int, int] | None = None  # pictures it was calibrated on, height x width
@@ -81,6 +81,13 @@ class Plan(Data):
     def weights(self) -> dict[str, "Tensor"]:
         """The changed weights ("model.<key>") and the method's own tensors; not part of the JSON."""
         return self._weights
+
+    @property
+    def sve(self) -> SVE:
+        """`method`, where only SVE makes sense; PlanError if it is another."""
+        if not isinstance(self.method, SVE):
+            raise PlanError(f"this is done for SVE alone, not for {type(self.method).__name__}")
+        return self.method
 
     def __eq__(self, other: object) -> bool:
         """Equal in what they say and in every tensor."""
@@ -124,7 +131,7 @@ class Plan(Data):
             raise PlanError(f"{where} is not JSON: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "the whole"
+            key = ".".join(str(part) for part in first["loc"] if _is_key(part)) or "the whole"
             raise PlanError(f"{where}: key {key!r}: {first['msg']}") from None
 
     @classmethod
@@ -136,6 +143,11 @@ class Plan(Data):
             return cls.from_json(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read {path}: {error}") from None
+
+
+def _is_key(part: str | int) -> bool:
+    """Whether a part of pydantic's path is a key or an index, and not the name of a type it tried."""
+    return isinstance(part, int) or part.isidentifier()
 
 
 def _opened(envelope: Any, where: str, types: set[str]) -> tuple[str, dict[str, Any]]:

@@ -96,7 +96,7 @@ def time_arms(arms: dict[str, Any], picture: Tensor, repeats: int) -> dict[str, 
 
 def build_arms(model: Any, plan: Plan) -> dict[str, Any]:
     """The rows of the table: dense (SVE's Table 3), SVE step by step, then what needs no training."""
-    full = plan.method
+    full = plan.sve
     alone = full.model_copy(update={"groups": ()})
     untrained = plan.model_copy(deep=True)
     untrained.weights.clear()

@@ -2,17 +2,26 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal
 
 from sparsight.errors import PlanError
-from sparsight.methods.sve.config import SVE
+from sparsight.methods.base import Settings
+from sparsight.methods.sve import config as sve
+from sparsight.methods.sve.config import SVE, projector_name
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from sparsight.families import Family
 
-Config = SVE  # the union of all methods' settings, as methods are added
+__all__ = ["METHODS", "SVE", "Method", "Settings", "method_of", "projector_name"]
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def _no_tensors(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -20,39 +29,35 @@ class Method:
     """What the rest of the package needs to know of a method."""
 
     name: str
-    config: type[Config]
-    wrap: Callable[..., "nn.Module"]  # (block, family, prefix, config, layer, tensors) -> new block
-    tensors: Callable[[Config], dict[str, int]]  # tensor a layer needs beside the weights -> layer
+    config: type[Settings]
+    block: str  # "module:class" of what replaces a host's block; loaded when used
+    # (config, model, family) -> the tensors a plan brings beside the model's weights, and their shapes
+    tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = _no_tensors
+    untrained: str = ""  # what to do if the plan has none of them
+    needs: Literal["global", "windows"] = "global"  # the attention its blocks must have
+
+    def wrap(self, block: "nn.Module", *settings: Any) -> "nn.Module":
+        """The new block for `block`: see `WrappedBlock` for the settings."""
+        module, _, name = self.block.partition(":")
+        return getattr(import_module(module), name)(block, *settings)
 
 
-def _wrap_sve(
-    block: "nn.Module", family: "Family", prefix: int, config: SVE, layer: int,
-    tensors: dict[str, "Tensor"],
-) -> "nn.Module":  # fmt: skip
-    from sparsight.methods.sve.block import SparseBlock
-
-    leader = config.followers().get(layer, layer)
-    return SparseBlock(block, family, prefix, config, layer, tensors.get(projector_name(leader)))
-
-
-def projector_name(layer: int) -> str:
-    """Under which name the projector of a layer is saved."""
-    return f"sve.projector.{layer}"
-
-
-def _projectors(config: SVE) -> dict[str, int]:
-    if config.scorer != "linear" or not isinstance(config.layers, tuple):
-        return {}
-    return {projector_name(n): n for n in config.layers if n not in config.followers()}
-
-
-METHODS: dict[str, Method] = {"sve": Method("sve", SVE, _wrap_sve, _projectors)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method(
+            "sve", SVE, "sparsight.methods.sve.block:SparseBlock", sve.tensors,
+            untrained="scorer='linear' needs a trained projector for each layer that ranks: run "
+            "sparsight.optimize, or use scorer='sampled', which needs no training",
+        ),
+    )
+}  # fmt: skip
 
 
 def method_of(config: Any) -> Method:
     """The method whose settings `config` is."""
     for method in METHODS.values():
-        if isinstance(config, method.config):
+        if type(config) is method.config:
             return method
     known = ", ".join(m.config.__name__ for m in METHODS.values())
     raise PlanError(f"{type(config).__name__} is no method's settings; there are {known}")

@@ -19,8 +19,11 @@ def sparse_attention(
 
     The first `global_queries` (nq) queries see every key; every other query sees the first
     `kept_keys` (nk) keys.  That is two dense calls, which any fast attention runs at full speed.
-    Heads come after tokens in the result, as the output projection wants them.
+    Heads come after tokens in the result, as the output projection wants them.  With all tokens kept it
+    is the dense attention.
     """
+    if k.shape[2] in (global_queries, kept_keys):
+        return scaled_dot_product_attention(q, k, v).transpose(1, 2)
     everyone = scaled_dot_product_attention(q[:, :, :global_queries], k, v)
     rest = scaled_dot_product_attention(
         q[:, :, global_queries:], k[:, :, :kept_keys], v[:, :, :kept_keys]

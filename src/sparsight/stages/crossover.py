@@ -1,6 +1,7 @@
 """From how many tokens on does this plan pay, on this machine?  Measured, not guessed."""
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -34,7 +35,9 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
                 size = (1, 3, side * height, side * width)
                 picture = torch.randn(size, device=like.device, dtype=like.dtype)
                 try:
-                    tokens = _tokens(model, picture, plan.method.named_layers)
+                    tokens = _tokens(
+                        model, picture, always.method.changed_layers(family.global_layers(model))
+                    )
                 except (AssertionError, RuntimeError):  # timm's refusal of another picture size
                     return None, rows
                 arms = {
@@ -50,7 +53,7 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
     return None, rows
 
 
-def _tokens(model: nn.Module, picture: torch.Tensor, layers: tuple[int, ...]) -> int:
+def _tokens(model: nn.Module, picture: torch.Tensor, layers: Iterable[int]) -> int:
     """How many tokens the sparse layers have of this picture: the fewest, where they differ."""
     with torch.no_grad(), outputs_of(model, layers) as outputs:
         family_in(model).features(model, picture)

@@ -83,12 +83,12 @@ def distil(
     accelerator = processes()
     teacher = model.to(accelerator.device).eval()
     student = apply(copy.deepcopy(teacher), plan.with_(method=plan.method.at_any_size()))
-    layers = plan.method.named_layers
+    layers = plan.sve.named_layers
     trained = _trainable(student, layers, settings.train)
     _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
-    scorers = settings.scorers or (plan.method.scorer,)
+    scorers = settings.scorers or (plan.sve.scorer,)
     pictures = Batches(Reader(images), settings, accelerator)
 
     def batch_of(step: int) -> tuple[Tensor]:

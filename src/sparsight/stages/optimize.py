@@ -66,7 +66,7 @@ def optimize(
     named = None
     if config.layers != "auto":  # told before any work if they do not fit; projectors come later
         trial = config.model_copy(update={"scorer": "exact"})
-        named = resolve(_draft(trial, model, source), model, family).method.named_layers
+        named = resolve(_draft(trial, model, source), model, family).sve.named_layers
 
     found = analyze(model, images, max_images)
     if folder:
@@ -100,7 +100,7 @@ def optimize(
             write_json(folder / "analysis-sparse.json", found.model_dump(mode="json"))
     plan = _with_groups(plan, found, reuse_overlap, reasons)
     plan = _with_crossover(plan, model, reasons)
-    plan = plan.with_(layers=_layer_reasons(plan.method, found, damages), reasons=tuple(reasons))
+    plan = plan.with_(layers=_layer_reasons(plan.sve, found, damages), reasons=tuple(reasons))
     if folder:
         save_plan(plan, folder)
         (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
@@ -163,10 +163,10 @@ def _select(
 
 def _refitted(plan: Plan, model: nn.Module, images: Images, max_images: int) -> tuple[Plan, Analysis]:
     """The plan with projectors for the adapted model, and the statistics of that model."""
-    layers = plan.method.named_layers
+    layers = plan.sve.named_layers
     apply(model, plan.with_(method=plan.method.at_any_size()))
     try:
-        if plan.method.scorer == "linear" and "distillation" in plan.recipe:
+        if plan.sve.scorer == "linear" and "distillation" in plan.recipe:
             plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
         return plan, analyze(model, images, max_images, projectors_of(plan))
     finally:
@@ -175,7 +175,7 @@ def _refitted(plan: Plan, model: nn.Module, images: Images, max_images: int) -> 
 
 def projectors_of(plan: Plan) -> dict[int, Tensor]:
     """The plan's projectors by layer."""
-    named = {layer: projector_name(layer) for layer in plan.method.named_layers}
+    named = {layer: projector_name(layer) for layer in plan.sve.named_layers}
     return {layer: plan.weights[name] for layer, name in named.items() if name in plan.weights}
 
 
@@ -183,7 +183,7 @@ def _with_groups(plan: Plan, found: Analysis, least: float | None, reasons: list
     """Add reuse groups from the measured overlap."""
     if least is None:
         return plan
-    groups = select.choose_groups(plan.method.named_layers, found.overlap_of, least)
+    groups = select.choose_groups(plan.sve.named_layers, found.overlap_of, least)
     reasons.append(
         f"groups {[list(g) for g in groups]}: consecutive layers whose top sets have at least {least} "
         "in common with that of the group's first layer"

@@ -12,7 +12,7 @@ from sparsight.attach import applied, apply, family_in
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.images import check_resolution
-from sparsight.methods import Config
+from sparsight.methods import Settings
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
@@ -26,7 +26,7 @@ COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 def evaluate(
     model: nn.Module,
-    plan: Plan | Config,
+    plan: Plan | Settings,
     task: str,
     data: str | Path,
     resolution: tuple[int, int] | None = None,
@@ -85,7 +85,7 @@ def evaluate(
 def _dense_note(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
     """A warning if the sparse arm has so few tokens that its layers run dense."""
     dense, like = arms.dense, next(arms.dense.parameters())
-    layers = applied(arms.sparse).plan.method.named_layers  # type: ignore[union-attr]
+    layers = applied(arms.sparse).blocks  # type: ignore[union-attr]
     picture = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
     with outputs_of(dense, layers) as found:
         family_in(dense).features(dense, picture)

@@ -9,13 +9,14 @@ the original order all the same, because hooks, `forward_intermediates` and othe
 it; the permuted tokens travel beside it, as an attribute of the returned tensor, for the next layer of
 the group to go on from.  Under torch.compile the restored copies nobody reads disappear.
 
+With `mlp_keep` below 1 only that many of the first go through the MLP as well; the others skip it on the
+residual path.
+
 Inside, tokens are rows (b, n, c), whether the host has them so or as (b, height, width, c).
 """
 
-import inspect
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +24,13 @@ from torch import Tensor, nn
 from sparsight.errors import SparsightError
 from sparsight.families import Family
 from sparsight.methods.sve import score
-from sparsight.methods.sve.config import SVE
+from sparsight.methods.sve.config import SVE, projector_name
+from sparsight.methods.wrapped import WrappedBlock
 from sparsight.ops.attention import sparse_attention
 from sparsight.ops.partition import inverse, kept_count, rank, take, take_heads, take_positions
 
 CARRY = "_sparsight_carry"
-OWN = frozenset(  # attributes of the sparse block that the original does not share
-    ("original", "family", "prefix", "config", "layer", "arguments", "reuses", "feeds", "projector")
-)
+PROJECTOR = "projector"  # (c,), the tensor of a layer that ranks by `linear`
 
 
 @dataclass
@@ -42,33 +42,22 @@ class Carry:
     tokens: Tensor | None  # (b, n, c) in ranked order; None where somebody may have changed them
 
 
-class SparseBlock(nn.Module):
-    """Runs `original` sparsely.  Children, parameters and hooks are the original's own objects.
+class SparseBlock(WrappedBlock):
+    """Runs `original` sparsely; its tensors are the `projector` if it ranks by one."""
 
-    So state-dict keys, `.to()`, `.train()` and hooks behave as on the block itself, and giving the
-    block back is all there is to restoring it.  An instance is also one of the original's class: that
-    is how a host finds its blocks when it records hidden states, checkpoints gradients or spreads a
-    model over devices.
-    """
+    OWN: ClassVar = WrappedBlock.OWN | {"reuses", "feeds"}
 
-    original: nn.Module
-
-    def __new__(cls, original: nn.Module, *settings: Any) -> "SparseBlock":
-        """An instance of both classes."""
-        return _blank(type(original))
+    config: SVE
 
     def __init__(
         self, original: nn.Module, family: Family, prefix: int, config: SVE, layer: int,
-        projector: Tensor | None,
+        tensors: dict[str, Tensor],
     ) -> None:  # fmt: skip
-        # The state of an nn.Module is the original's own; `forward` is there if accelerate set it.
-        self.__dict__.update({k: v for k, v in original.__dict__.items() if k != "forward"})
-        self.__dict__["original"] = original  # not as a child, which would change the keys
-        self.family, self.prefix, self.config, self.layer = family, prefix, config, layer
-        self.arguments = tuple(inspect.signature(original.forward).parameters)[1:]
+        leader = projector_name(config.followers().get(layer, layer))
+        own = {PROJECTOR: tensors[leader]} if leader in tensors else {}
+        super().__init__(original, family, prefix, config, layer, own)
         self.reuses = layer in config.followers()
         self.feeds = layer + 1 in config.followers()  # groups are runs, so it is of the same group
-        self.projector = projector  # (c,) for `linear`, else None
 
     def forward(self, x: Tensor, *args: Any, **host: Any) -> Tensor:
         """`original(x, ...)` with sparse attention; dense where that pays more or a mask is given.
@@ -79,9 +68,10 @@ class SparseBlock(nn.Module):
         host |= zip(self.arguments, args, strict=False)
         rows = x.flatten(1, -2)
         n = rows.shape[1]
-        global_queries, kept_keys = self.counts(n)
+        global_queries, kept_keys, kept_mlp = self.counts(n)
+        everything = n in (global_queries, kept_keys) and kept_mlp == n
         masked = host.get(self.family.mask) is not None or host.get("is_causal", False)
-        if n < self.config.min_tokens or global_queries == n or kept_keys == n or masked:
+        if n < self.config.min_tokens or everything or masked:
             return self.original.forward(x, **host)
         if host.get("output_attentions") or self.family.wants_maps(self):
             raise SparsightError(
@@ -103,7 +93,11 @@ class SparseBlock(nn.Module):
         parts = self.family.parts
         out = sparse_attention(q, k, v, global_queries, kept_keys)
         tokens = parts.residual(self, tokens, parts.merge(self, out, h))
-        tokens = parts.mlp(self, tokens)
+        if kept_mlp == n:
+            tokens = parts.mlp(self, tokens)
+        else:
+            routed = parts.mlp(self, tokens[:, :kept_mlp])
+            tokens = torch.cat([routed, tokens[:, kept_mlp:]], 1)
         restored = take(tokens, carry.undo).view(x.shape)
         if self.feeds:
             # A hook may change what it is shown; gradient checkpointing may run the next layer twice.
@@ -116,8 +110,7 @@ class SparseBlock(nn.Module):
         parts = self.family.parts
         h = parts.norm(self, x)
         if self.config.scorer == "linear":
-            assert self.projector is not None  # checked before the plan was applied
-            order = rank(score.linear(h, self.projector), self.prefix)
+            order = rank(score.linear(h, self.tensors[PROJECTOR]), self.prefix)
             h = take(h, order)
             qkv = parts.qkv(self, h, **self._sorted(tables, order))
         else:
@@ -146,12 +139,13 @@ class SparseBlock(nn.Module):
 
         return {name: take_all(table) for name, table in tables.items()}
 
-    def counts(self, tokens: int) -> tuple[int, int]:
-        """nq and nk for this many tokens."""
-        queries = self.config.keep_queries or self.config.keep
+    def counts(self, tokens: int) -> tuple[int, int, int]:
+        """nq, nk, and how many go through the MLP, for this many tokens."""
+        queries, keys, mlp = self.config.kept_at(self.layer)
         return (
             kept_count(tokens, queries, self.prefix),
-            kept_count(tokens, self.config.keep, self.prefix),
+            kept_count(tokens, keys, self.prefix),
+            kept_count(tokens, mlp, self.prefix),
         )
 
     @torch.no_grad()
@@ -160,31 +154,3 @@ class SparseBlock(nn.Module):
         if self.config.scorer == "exact":
             return score.exact(q, k)
         return score.sampled(q, k, self.prefix, self.config.sample_every)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What a host sets on its block (training mode, checkpointing) holds for the original too."""
-        super().__setattr__(name, value)
-        if name not in OWN:
-            setattr(self.original, name, value)
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "SparseBlock":
-        """`.to()` and its like also move the projector, which is no part of the state dict."""
-        super()._apply(fn, recurse)
-        if self.projector is not None:
-            self.projector = fn(self.projector)
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copied and pickled by the original's class, since the class of both has no name."""
-        return _blank, (type(self.original),), self.__dict__
-
-
-def _blank(host: Any) -> SparseBlock:
-    """A sparse block in place of one of the class `host`, without its state."""
-    return object.__new__(_both(host))
-
-
-@cache
-def _both(host: Any) -> type[SparseBlock]:
-    """A subclass of both classes, the sparse block's ways first."""
-    return type("SparseBlock", (SparseBlock, host), {"__module__": __name__})

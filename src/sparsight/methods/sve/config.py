@@ -1,36 +1,39 @@
 """The settings of SVE, as plain data."""
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Layers = tuple[Annotated[int, Field(ge=0)], ...]
+from sparsight.errors import PlanError
+from sparsight.methods.base import Fraction, Layers, Settings, check_available
 
-# For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
-# its plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
-MIN_TOKENS = 1024
+if TYPE_CHECKING:
+    from torch import nn
+
+    from sparsight.families import Family
+
+Fractions = Fraction | tuple[Fraction, ...]  # one for all sparse layers, or one for each
 
 
-class SVE(BaseModel):
+class SVE(Settings):
     """Sparse attention in `layers`: a fraction `keep` of the tokens is global, the rest sees only it.
 
     Paper's symbol = name here: nk / N = `keep`; nq / N = `keep_queries` (`keep` if not given);
     S = `layers`; the layers that reuse a pattern = `groups`, of which the first layer ranks.
+    Not in the paper: `mlp_keep`, the fraction of the tokens that go through the MLP in sparse layers,
+    those of the highest score; the others take the residual path.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     layers: Layers | Literal["all", "auto"] = "auto"
-    keep: Fraction = 1 / 8
-    keep_queries: Fraction | None = None
+    keep: Fractions = 1 / 8
+    keep_queries: Fractions | None = None
+    mlp_keep: Fractions = 1.0
     scorer: Literal["exact", "sampled", "linear"] = "sampled"
     sample_every: Annotated[int, Field(ge=1)] = 16  # `sampled` reads one query in so many
     groups: tuple[Layers, ...] = ()
-    min_tokens: Annotated[int, Field(ge=0)] = MIN_TOKENS  # below it a layer runs dense
 
-    @field_validator("layers", "groups", mode="before")
+    @field_validator("layers", "groups", "keep", "keep_queries", "mlp_keep", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Accept ranges, lists and other iterables of numbers."""
@@ -45,6 +48,10 @@ class SVE(BaseModel):
                 raise ValueError("layers is empty: name at least one, or 'all'")
             if list(self.layers) != sorted(set(self.layers)):
                 raise ValueError(f"layers must rise and not repeat, not {list(self.layers)}")
+        for name in ("keep", "keep_queries", "mlp_keep"):
+            given = getattr(self, name)
+            if isinstance(given, tuple) and len(given) != len(self.layers):
+                raise ValueError(f"{name} has {len(given)} values for the layers {self.layers}")
         grouped = [layer for group in self.groups for layer in group]
         if grouped and not isinstance(self.layers, tuple):
             raise ValueError("groups need layers to be a list of numbers")
@@ -66,10 +73,47 @@ class SVE(BaseModel):
             raise ValueError(f"layers={self.layers!r} has not been resolved against a model")
         return self.layers
 
-    def at_any_size(self) -> Self:
-        """The same without a dense fallback, for adapting and judging the sparse path itself."""
-        return self.model_copy(update={"min_tokens": 0})
+    def resolved(self, available: Layers, depth: int) -> Self:
+        """With `layers` as numbers."""
+        if self.layers == "auto":
+            raise PlanError(
+                'layers="auto" needs calibration: run sparsight.optimize(model, images), or name the '
+                "layers"
+            )
+        if self.layers == "all":
+            return self.model_copy(update={"layers": available})
+        check_available(self.named_layers, available, depth)
+        return self
+
+    def changed_layers(self, available: Layers) -> Layers:
+        """Those that are sparse."""
+        return self.named_layers
+
+    def kept_at(self, layer: int) -> tuple[float, float, float]:
+        """The fractions of queries, keys and tokens in the MLP that a sparse layer keeps."""
+        queries = self.keep if self.keep_queries is None else self.keep_queries
+        place = self.named_layers.index(layer)
+
+        def at(given: Fractions) -> float:
+            return given[place] if isinstance(given, tuple) else given
+
+        return at(queries), at(self.keep), at(self.mlp_keep)
 
     def followers(self) -> dict[int, int]:
         """For each layer that reuses a pattern, the layer that ranks for it."""
         return {layer: group[0] for group in self.groups for layer in group[1:]}
+
+
+def projector_name(layer: int) -> str:
+    """Under which name the projector of a layer is saved."""
+    return f"sve.projector.{layer}"
+
+
+def tensors(config: SVE, model: "nn.Module", family: "Family") -> dict[str, tuple[int, ...]]:
+    """The projectors a plan must bring: (c,) for each layer that ranks, if they are what ranks."""
+    if config.scorer != "linear":
+        return {}
+    blocks, followers = family.blocks(model), config.followers()
+    return {
+        projector_name(n): (family.dim(blocks[n]),) for n in config.named_layers if n not in followers
+    }

@@ -1,0 +1,50 @@
+"""What every method's settings have in common."""
+
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sparsight.errors import PlanError
+
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Layers = tuple[Annotated[int, Field(ge=0)], ...]
+
+# For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
+# its plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
+MIN_TOKENS = 1024
+
+
+class Settings(BaseModel):
+    """The settings of a method, as plain data: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    min_tokens: Annotated[int, Field(ge=0)] = MIN_TOKENS  # below it a layer runs dense
+
+    def resolved(self, available: Layers, depth: int) -> Self:
+        """The same with every layer named, for a model of `depth` layers, if it works on `available`.
+
+        Raises PlanError if the settings do not fit.
+        """
+        raise NotImplementedError
+
+    def changed_layers(self, available: Layers) -> Layers:
+        """The layers whose blocks are replaced; of resolved settings."""
+        raise NotImplementedError
+
+    def at_any_size(self) -> Self:
+        """The same without a dense fallback, for adapting and judging the sparse path itself."""
+        return self.model_copy(update={"min_tokens": 0})
+
+
+def check_available(layers: Layers, available: Layers, depth: int) -> None:
+    """Raise PlanError if a method cannot work on one of `layers` of a model of `depth` layers."""
+    if layers and max(layers) >= depth:
+        raise PlanError(
+            f"the plan names layer {max(layers)}, but this model has layers 0 to {depth - 1}"
+        )
+    if missing := [layer for layer in layers if layer not in available]:
+        raise PlanError(
+            f"layer {missing[0]} of this model attends within windows, or pools, and stays as it is: "
+            f"name some of the layers with global attention, {', '.join(map(str, available))}"
+        )
