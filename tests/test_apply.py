@@ -64,11 +64,12 @@ def reference(model, plan, images, outputs=None):
                 ranking = score.sampled(q, k, prefix, config.sample_every)
                 order[layer] = partition.rank(ranking, prefix)
             n = x.shape[1]
-            nq = partition.kept_count(n, config.keep_queries or config.keep, prefix)
-            nk = partition.kept_count(n, config.keep, prefix)
+            fractions = config.kept_at(layer)
+            nq, nk, through = (partition.kept_count(n, f, prefix) for f in fractions)
             out = masked_attention(q, k, v, order[layer], nq, nk)
-            y = parts.mlp(block, parts.residual(block, x, parts.merge(block, out, h)))
-            y = y.view(args[0].shape)
+            y = parts.residual(block, x, parts.merge(block, out, h))
+            routed = partition.inverse(order[layer])[:, :, None] < through  # rank below the count
+            y = torch.where(routed, parts.mlp(block, y), y).view(args[0].shape)
             if outputs is not None:
                 outputs.append(y)
             return y
@@ -116,6 +117,20 @@ def test_partitioned_equals_masked_reference(model, scorer, groups):
     scale = wanted.abs().max()
     assert (got - wanted).abs().max() <= 1e-5 * scale
     assert (got - dense).abs().max() > 1e-3 * scale
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("keep", [1 / 4, (1 / 4, 1 / 2, 1.0)], ids=["alike", "each"])
+def test_only_the_top_tokens_go_through_the_mlp(model, groups, keep):
+    images = make_images(model)
+    plan = make_plan(model, "sampled", groups, keep=keep, mlp_keep=(1 / 3, 1.0, 1 / 5))
+    wanted = reference(model, plan, images)
+    all_through = plan.with_(method=plan.sve.model_copy(update={"mlp_keep": 1.0}))
+    unrouted = features(sparsight.apply(copy.deepcopy(model), all_through), images)
+    got = features(sparsight.apply(model, plan), images)
+    scale = wanted.abs().max()
+    assert (got - wanted).abs().max() <= 1e-5 * scale  # as in the test above
+    assert (got - unrouted).abs().max() > 1e-3 * scale
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

@@ -28,7 +28,7 @@ def full_plan(model):
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_methods_default_settings_survive_json(method):
-    plan = Plan(method=method.config(layers=(1, 2)))
+    plan = Plan(method=method.config())
     assert Plan.from_json(plan.to_json()) == plan
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SVE
+    from sparsight.methods import SVE, ClsTopK, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
     from sparsight.stages.calibrate import analyze
@@ -37,6 +37,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
+    "ClsTopK": "sparsight.methods",
     "Distillation": "sparsight.stages.distil",
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
@@ -54,11 +55,13 @@ _WHERE = {
     "save": "sparsight.attach",
     "SparsightError": "sparsight.errors",
     "SVE": "sparsight.methods",
+    "ToMe": "sparsight.methods",
     "UnsupportedModelError": "sparsight.errors",
 }
 
 __all__ = [
     "SVE",
+    "ClsTopK",
     "Distillation",
     "Finetuning",
     "ImageFolder",
@@ -68,6 +71,7 @@ __all__ = [
     "Plan",
     "PlanError",
     "SparsightError",
+    "ToMe",
     "UnsupportedModelError",
     "analyze",
     "apply",

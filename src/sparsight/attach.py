@@ -118,7 +118,13 @@ def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     """`plan` with its layers named, after all checks against `model`."""
     depth, available = len(family.blocks(model)), family.global_layers(model)
+    method = method_of(plan.method)
     plan = plan.with_(method=plan.method.resolved(available, depth))
+    if method.asks_prefix and family.prefix_tokens(model) == 0:
+        raise PlanError(
+            f"{method.name} asks the class token which others matter, and this model has none: use "
+            "another method, such as tome or sve"
+        )
     devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
     if len(devices) > 1 or "meta" in devices:
         raise PlanError(
@@ -141,7 +147,6 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
                 f"{key!r} has shape {tuple(own[key].shape)} in this model and "
                 f"{tuple(tensor.shape)} in the plan"
             )
-    method = method_of(plan.method)
     for name, shape in method.tensors(plan.method, model, family).items():
         if name not in plan.weights:
             raise PlanError(f"the plan has no tensor {name!r}: {method.untrained}")

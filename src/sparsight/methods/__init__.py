@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsight.errors import PlanError
 from sparsight.methods.base import Settings
+from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.sve import config as sve
 from sparsight.methods.sve.config import SVE, projector_name
+from sparsight.methods.tome.config import ToMe
 
 if TYPE_CHECKING:
     from torch import nn
 
     from sparsight.families import Family
 
-__all__ = ["METHODS", "SVE", "Method", "Settings", "method_of", "projector_name"]
+__all__ = ["METHODS", "SVE", "ClsTopK", "Method", "Settings", "ToMe", "method_of", "projector_name"]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -35,6 +37,7 @@ class Method:
     tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = _no_tensors
     untrained: str = ""  # what to do if the plan has none of them
     needs: Literal["global", "windows"] = "global"  # the attention its blocks must have
+    asks_prefix: bool = False  # reads the attention of the class token, or of a register
 
     def wrap(self, block: "nn.Module", *settings: Any) -> "nn.Module":
         """The new block for `block`: see `WrappedBlock` for the settings."""
@@ -50,6 +53,8 @@ METHODS: dict[str, Method] = {
             untrained="scorer='linear' needs a trained projector for each layer that ranks: run "
             "sparsight.optimize, or use scorer='sampled', which needs no training",
         ),
+        Method("tome", ToMe, "sparsight.methods.tome.block:MergingBlock"),
+        Method("cls-topk", ClsTopK, "sparsight.methods.cls_topk.block:PruningBlock", asks_prefix=True),
     )
 }  # fmt: skip
 

@@ -48,3 +48,17 @@ def check_available(layers: Layers, available: Layers, depth: int) -> None:
             f"layer {missing[0]} of this model attends within windows, or pools, and stays as it is: "
             f"name some of the layers with global attention, {', '.join(map(str, available))}"
         )
+
+
+def check_everywhere(available: Layers, depth: int, what: str) -> None:
+    """Raise PlanError unless every layer attends globally, as it must where tokens leave for good."""
+    if len(available) < depth:
+        raise PlanError(
+            f"{what} needs global attention in every layer, and this model has windows or pooling, "
+            "which need the whole grid of tokens: use SVE on its global layers"
+        )
+
+
+def quarters(depth: int) -> Layers:
+    """The layers at one, two and three quarters of the depth: where tokens leave by default."""
+    return tuple(sorted({depth * quarter // 4 for quarter in (1, 2, 3)} - {0}))

@@ -34,14 +34,24 @@ def inverse(order: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def take(x: Float[Tensor, "b n c"], order: Int[Tensor, "b n"]) -> Float[Tensor, "b n c"]:
-    """Tokens of `x` in the given order: out[b, i] = x[b, order[b, i]].
+def take(x: Float[Tensor, "b n c"], order: Int[Tensor, "b k"]) -> Float[Tensor, "b k c"]:
+    """Tokens of `x` in the given order: out[b, i] = x[b, order[b, i]]; some of them, or some often.
 
     One `index_select` over all rows: on a CPU three times as fast as an expanded `gather`.
     """
     b, n, c = x.shape
     starts = torch.arange(0, b * n, n, device=order.device)[:, None]
-    return x.reshape(b * n, c).index_select(0, (order + starts).reshape(-1)).view(b, n, c)
+    return x.reshape(b * n, c).index_select(0, (order + starts).reshape(-1)).view(b, -1, c)
+
+
+def put(
+    x: Float[Tensor, "b n c"], order: Int[Tensor, "b k"], rows: Float[Tensor, "b k c"]
+) -> Float[Tensor, "b n c"]:
+    """A copy of `x` with `rows` in the given places: out[b, order[b, i]] = rows[b, i]."""
+    b, n, c = x.shape
+    starts = torch.arange(0, b * n, n, device=order.device)[:, None]
+    flat = x.reshape(b * n, c).index_copy(0, (order + starts).reshape(-1), rows.reshape(-1, c))
+    return flat.view(b, n, c)
 
 
 def take_heads(x: Float[Tensor, "b h n d"], order: Int[Tensor, "b n"]) -> Float[Tensor, "b h n d"]:
@@ -53,12 +63,12 @@ def take_heads(x: Float[Tensor, "b h n d"], order: Int[Tensor, "b n"]) -> Float[
 
 def take_positions(
     table: Float[Tensor, "..."], order: Int[Tensor, "b n"], prefix: int
-) -> Float[Tensor, "b h p d"]:
-    """A per-patch table (rotary embedding) in the order of each image's tokens.
+) -> Float[Tensor, "b h q d"]:
+    """A per-patch table (rotary embedding) in the order of each image's tokens, or of some of them.
 
     `table` is (p, d), (heads, p, d) or (batch, heads or 1, p, d), without rows for the prefix tokens.
     """
-    b, p = len(order), table.shape[-2]
+    b = len(order)
     table = table.reshape((1,) * (4 - table.ndim) + tuple(table.shape)).expand(b, -1, -1, -1)
     index = (order[:, prefix:] - prefix)[:, None, :, None]
-    return table.gather(2, index.expand(b, table.shape[1], p, table.shape[3]))
+    return table.gather(2, index.expand(b, table.shape[1], -1, table.shape[3]))

@@ -1,0 +1,5 @@
+"""ToMe, token merging: the most similar tokens become one."""
+
+from sparsight.methods.tome.config import ToMe
+
+__all__ = ["ToMe"]
