@@ -11,6 +11,7 @@ from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate
 from sparsight.demo.run import packaged_plan, run_demo
 from sparsight.demo.scenes import KINDS, SceneSet
 from sparsight.families import family_of
+from sparsight.stages.arm import Arm
 
 WEIGHTS = Path(encoder.__file__).parent / "weights"
 
@@ -51,14 +52,14 @@ def test_it_scores_as_recorded(model):
     recorded = encoder.facts()["held_out"]
     assert recorded["scores"]["1024x1024"]["miou"] >= 0.75
     scenes = SceneSet(6, (1024, 1024), recorded["first_seed"])
-    row = evaluate({"dense": model}, SceneSamples(scenes))["dense"]
+    row = evaluate({"dense": Arm(model)}, SceneSamples(scenes))["dense"]
     # Six scenes hold some 60 objects, so a kind may be seen three times; single mistakes weigh 0.03.
     assert row["miou"] == pytest.approx(recorded["scores"]["1024x1024"]["miou"], abs=0.15)
     assert row["relative_error"] == row["miou_low"] == row["miou_high"] == 0
 
 
 def test_an_untrained_encoder_scores_next_to_nothing():
-    row = evaluate({"dense": encoder.build().eval()}, SceneSamples(SceneSet(2, (256, 256), 5)))
+    row = evaluate({"dense": Arm(encoder.build().eval())}, SceneSamples(SceneSet(2, (256, 256), 5)))
     assert row["dense"]["miou"] < 0.1
 
 

@@ -56,7 +56,7 @@ def test_saving_again_replaces_the_weights(tmp_path):
     other = full_plan(model).with_(reasons=("another",))
     sparsight.save(other, tmp_path)
     assert sparsight.load(tmp_path) == other
-    assert [p.name for p in tmp_path.glob("weights-*")] == [weights_file(other)]
+    assert [p.name for p in tmp_path.glob("weights-*")] == [weights_file(other.to_json())]
 
 
 def test_a_failed_save_keeps_the_old_run(tmp_path, monkeypatch):
@@ -204,3 +204,15 @@ def test_damaged_and_hostile_runs_are_refused_in_one_sentence(tmp_path, damage, 
 def test_wrong_settings_are_refused(settings, reason):
     with pytest.raises(ValueError, match=reason):
         sparsight.SVE(**settings)
+
+
+def test_a_run_of_a_release_with_fewer_settings_still_loads(tmp_path):
+    plan = full_plan(make_model("augreg"))
+    text = plan.to_json()
+    older = json.loads(text)
+    del older["data"]["method"]["data"]["mlp_keep"]  # as written before there was such a setting
+    written = json.dumps(older, indent=2, sort_keys=True) + "\n"
+    sparsight.save(plan, tmp_path)
+    (tmp_path / "plan.json").write_text(written)
+    (tmp_path / weights_file(text)).rename(tmp_path / weights_file(written))
+    assert sparsight.load(tmp_path) == plan

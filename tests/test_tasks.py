@@ -9,8 +9,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 
 import sparsight
 from sparsight.errors import ImagesError, LabelsError, SparsightError
+from sparsight.ops.grids import grid_of
 from sparsight.tasks import TASKS, classification, probe, segmentation
-from sparsight.tasks.base import Request, grid_of
+from sparsight.tasks.base import Request
 from sparsight.tasks.dense_probe import Judged, largest, patch_shares
 
 SIZE = (64, 96)

@@ -17,6 +17,7 @@ from sparsight.demo.run import METHOD, build_arms, time_arms
 from sparsight.files import write_json
 from sparsight.run import PLAN_FILE
 from sparsight.stages import timing
+from sparsight.stages.arm import Arm
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.measure import name
 from sparsight.stages.optimize import projectors_of
@@ -47,7 +48,7 @@ if __name__ == "__main__":
     val = CamVid(arguments.data / "val")
     samples = [val[i] for i in range(min(arguments.frames, len(val)))]
     speed = time_arms(arms, samples[0].picture, arguments.repeats)
-    quality = evaluate(arms, samples, CLASSES, slice(None), VOID)
+    quality = evaluate({n: Arm(m) for n, m in arms.items()}, samples, CLASSES, slice(None), VOID)
     result = {
         "protocol": timing.protocol(
             torch.device("cpu"), torch.float32, resolution=name(SIZE), batch=1,

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from sparsight.demo import encoder, evaluate, scenes
 from sparsight.files import write_json
 from sparsight.stages import timing
+from sparsight.stages.arm import Arm
 
 HELD_OUT_FIRST_SEED = 20_000  # of the scores; training seeds start at 1 000 000 000
 SIZES_PX = (512, 1024)
@@ -31,7 +32,7 @@ if __name__ == "__main__":
     for size in SIZES_PX:
         drawn = scenes.SceneSet(arguments.scenes, (size, size), HELD_OUT_FIRST_SEED)
         held_out = evaluate.SceneSamples(drawn)
-        row = evaluate.evaluate({"dense": model.eval()}, held_out)["dense"]
+        row = evaluate.evaluate({"dense": Arm(model.eval())}, held_out)["dense"]
         scores[f"{size}x{size}"] = {k: row[k] for k in ("miou", "accuracy")}
         print(size, row, flush=True)
     if arguments.install:

@@ -22,10 +22,11 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SVE, ClsTopK, ToMe
+    from sparsight.methods import SVE, ClsTopK, LowerResolution, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
     from sparsight.stages.calibrate import analyze
+    from sparsight.stages.compare import compare
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
@@ -38,6 +39,7 @@ _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "ClsTopK": "sparsight.methods",
+    "compare": "sparsight.stages.compare",
     "Distillation": "sparsight.stages.distil",
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
@@ -46,6 +48,7 @@ _WHERE = {
     "ImagesError": "sparsight.errors",
     "LabelsError": "sparsight.errors",
     "load": "sparsight.run",
+    "LowerResolution": "sparsight.methods",
     "measure": "sparsight.stages.measure",
     "NotFiniteError": "sparsight.errors",
     "optimize": "sparsight.stages.optimize",
@@ -67,6 +70,7 @@ __all__ = [
     "ImageFolder",
     "ImagesError",
     "LabelsError",
+    "LowerResolution",
     "NotFiniteError",
     "Plan",
     "PlanError",
@@ -75,6 +79,7 @@ __all__ = [
     "UnsupportedModelError",
     "analyze",
     "apply",
+    "compare",
     "evaluate",
     "finetune",
     "load",

@@ -119,6 +119,10 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     """`plan` with its layers named, after all checks against `model`."""
     depth, available = len(family.blocks(model)), family.global_layers(model)
     method = method_of(plan.method)
+    if not method.block:
+        raise PlanError(
+            f"{method.name} changes the pictures and not the model: there is nothing to apply"
+        )
     plan = plan.with_(method=plan.method.resolved(available, depth))
     if method.asks_prefix and family.prefix_tokens(model) == 0:
         raise PlanError(

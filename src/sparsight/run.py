@@ -24,13 +24,13 @@ def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
     """Write a plan and its tensors into `folder`; returns the folder."""
     from safetensors.torch import save_file
 
-    folder = Path(folder)
+    folder, text = Path(folder), plan.to_json()
     if plan.weights:
         tensors = {k: v.detach().cpu().contiguous() for k, v in plan.weights.items()}
-        write_atomically(folder / weights_file(plan), lambda path: save_file(tensors, path))
-    write_text(folder / PLAN_FILE, plan.to_json())
+        write_atomically(folder / weights_file(text), lambda path: save_file(tensors, path))
+    write_text(folder / PLAN_FILE, text)
     for old in folder.glob("weights-*.safetensors"):
-        if old.name != weights_file(plan):
+        if old.name != weights_file(text):
             old.unlink()
     return folder
 
@@ -43,11 +43,12 @@ def load(folder: "str | PathLike[str]") -> Plan:
     folder = Path(folder)
     if not folder.is_dir():
         raise PlanError(f"there is no run folder at {folder}")
-    plan = Plan.read(_inside(folder, PLAN_FILE))
+    file = _inside(folder, PLAN_FILE)
+    plan = Plan.read(file)
     _check_version(plan, folder)
     if not plan.tensors:
         return plan
-    path = _inside(folder, weights_file(plan))
+    path = _inside(folder, weights_file(file.read_text(encoding="utf-8")))
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -86,9 +87,12 @@ def _release(version: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def weights_file(plan: Plan) -> str:
-    """The name of a plan's weights file, from all that the plan says: another plan, another file."""
-    return f"weights-{hashlib.sha256(plan.to_json().encode()).hexdigest()[:12]}.safetensors"
+def weights_file(text: str) -> str:
+    """The name of a plan's weights file, from the text of its plan.json: another plan, another file.
+
+    From the text as it stands in the folder, because a later release may write more settings.
+    """
+    return f"weights-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
 
 
 def _inside(folder: Path, name: str) -> Path:

@@ -107,6 +107,27 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         Console().print(f"- {note}", markup=False, highlight=False)
 
 
+def show_comparison(result: Mapping[str, Any]) -> None:
+    """Quality against latency, in the order of the rows."""
+    protocol = result["protocol"]
+    table = _table(
+        f"{protocol['machine']}; {protocol['dtype']}, {protocol['threads']} threads, "
+        f"{protocol['resolution']}, batch 1; quality: {result['rows'][0]['quality_name']} on "
+        f"{protocol['images']} images",
+        ["", "setting", "trained", "latency ms", "speedup", "GFLOPs", "quality", "error", "worst"],
+    )
+    for row in result["rows"]:
+        table.add_row(
+            row["method"], row["setting"], "yes" if row["trained"] else "no",
+            f"{row['latency_ms']:.0f}", f"{row['speedup']:.2f}x", f"{row['gflops']:.1f}",
+            f"{row['quality']:.4f}", f"{row['relative_error']:.4f}",
+            f"{row['relative_error_worst']:.4f}",
+        )  # fmt: skip
+    _print(table)
+    for name, reason in result["left_out"].items():
+        Console().print(f"- {name} is left out: {reason}", markup=False, highlight=False)
+
+
 def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 

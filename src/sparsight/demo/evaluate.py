@@ -13,6 +13,7 @@ from sparsight.demo import encoder
 from sparsight.demo.scenes import Scene, SceneSet
 from sparsight.images import to_tensor
 from sparsight.ops import fidelity
+from sparsight.stages.arm import Arm
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 from sparsight.tasks.dense_probe import Judged, judged
@@ -71,10 +72,16 @@ class Score:
         self.errors: list[float] = []
         self.cosines: list[float] = []
 
-    def add(self, model: Any, features: Tensor, dense: Tensor, sample: Sample) -> None:
-        """Take in one picture."""
+    def add(self, arm: Arm, sample: Sample, dense: Tensor | None) -> Tensor:
+        """Take in one picture; returns its features.  `dense`: the dense model's (None: these are they).
+
+        An arm of a lower resolution has its labels computed there, and its label map enlarged: its head
+        has cells finer than a patch, which would not fit enlarged features.
+        """
+        model: Any = arm.model
         height, width = sample.labels.shape
-        cells = encoder.label_map(model, features, (height, width))
+        own = arm(sample.picture[None])
+        cells = encoder.label_map(model, own.tokens, own.size)
         pixels = F.interpolate(cells, (height, width), mode="bilinear").argmax(1)
         self.pixels.append(
             multiclass_stat_scores(
@@ -83,10 +90,14 @@ class Score:
             )[0]
         )  # fmt: skip
         if sample.kinds is not None:
-            guessed = model.forward_head(features)[0] > 0
+            guessed = model.forward_head(own.tokens)[0] > 0
             self.right.append((guessed == sample.kinds).float().mean().item())
-        self.errors.append(fidelity.relative_error(features, dense).item())
-        self.cosines.append(fidelity.cosine(features, dense).item())
+        features = arm.enlarged(own, (height, width))
+        self.errors.append(
+            fidelity.relative_error(features, features if dense is None else dense).item()
+        )
+        self.cosines.append(fidelity.cosine(features, features if dense is None else dense).item())
+        return features
 
     def counts(self, counted: slice) -> Judged:
         """Pixels of the counted classes in every picture."""
@@ -113,23 +124,22 @@ class Score:
 
 
 def evaluate(
-    models: Mapping[str, Any],
+    arms: Mapping[str, Arm],
     samples: Sequence[Sample] | SceneSamples,
     classes: int = encoder.CLASSES,
     counted: slice = slice(1, None),
     void: int | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """A row for every model on every sample, compared with the first model, the dense one.
+    """A row for every arm on every sample, compared with the first arm, the dense one.
 
     `counted` are the classes of the mean (without the scenes' background), `void` a label to ignore.
     """
-    scores = {name: Score(classes, void) for name in models}
+    scores = {name: Score(classes, void) for name in arms}
     for index in track(range(len(samples)), "Evaluating", len(samples)):
         sample, dense = samples[index], None
-        for name, model in models.items():
-            with evaluating(model):
-                features = model.forward_features(sample.picture[None])
+        for name, arm in arms.items():
+            with evaluating(arm.model):
+                features = scores[name].add(arm, sample, dense)
                 dense = features if dense is None else dense
-                scores[name].add(model, features, dense, sample)
     first = next(iter(scores.values()))
     return {name: score.row(counted, first) for name, score in scores.items()}

@@ -22,6 +22,7 @@ from sparsight.methods import SVE
 from sparsight.plan import Plan
 from sparsight.run import load, save_plan
 from sparsight.stages import timing
+from sparsight.stages.arm import Arm
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.distil import Distillation
 from sparsight.stages.measure import fused, name
@@ -68,7 +69,8 @@ def run_demo(
     say(f"3/4 measure {len(arms)} arms")
     speed = time_arms(arms, picture_of(SceneSet(1, resolution, MEASURING_SEED)[0]), repeats)
     say(f"4/4 evaluate on {scenes} held-out scenes")
-    quality = evaluate(arms, SceneSamples(SceneSet(scenes, resolution, EVALUATION_SEED)))
+    models = {arm: Arm(model) for arm, model in arms.items()}
+    quality = evaluate(models, SceneSamples(SceneSet(scenes, resolution, EVALUATION_SEED)))
 
     return {
         "protocol": timing.protocol(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from sparsight.errors import PlanError
 from sparsight.methods.base import Settings
 from sparsight.methods.cls_topk.config import ClsTopK
+from sparsight.methods.lower_resolution.config import LowerResolution
 from sparsight.methods.sve import config as sve
 from sparsight.methods.sve.config import SVE, projector_name
 from sparsight.methods.tome.config import ToMe
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
     from sparsight.families import Family
 
-__all__ = ["METHODS", "SVE", "ClsTopK", "Method", "Settings", "ToMe", "method_of", "projector_name"]
+__all__ = [
+    "METHODS",
+    "SVE",
+    "ClsTopK",
+    "LowerResolution",
+    "Method",
+    "Settings",
+    "ToMe",
+    "method_of",
+    "projector_name",
+]
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -32,7 +43,7 @@ class Method:
 
     name: str
     config: type[Settings]
-    block: str  # "module:class" of what replaces a host's block; loaded when used
+    block: str  # "module:class" of what replaces a host's block; loaded when used; "": nothing does
     # (config, model, family) -> the tensors a plan brings beside the model's weights, and their shapes
     tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = _no_tensors
     untrained: str = ""  # what to do if the plan has none of them
@@ -48,6 +59,7 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
+        Method("lower-resolution", LowerResolution, ""),
         Method(
             "sve", SVE, "sparsight.methods.sve.block:SparseBlock", sve.tensors,
             untrained="scorer='linear' needs a trained projector for each layer that ranks: run "

@@ -32,6 +32,18 @@ class Settings(BaseModel):
         """The layers whose blocks are replaced; of resolved settings."""
         raise NotImplementedError
 
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """Settings to compare, mild ones first, that need no training; none if all need it.
+
+        `ranking` holds the layers the method can work on, the least harmful first.
+        """
+        return ()
+
+    def label(self) -> str:
+        """What distinguishes these settings, in a few words."""
+        raise NotImplementedError
+
     def at_any_size(self) -> Self:
         """The same without a dense fallback, for adapting and judging the sparse path itself."""
         return self.model_copy(update={"min_tokens": 0})

@@ -1,6 +1,5 @@
 """What a task is given, and what it gives back."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
-from sparsight.errors import NotFiniteError, UnsupportedModelError
+from sparsight.errors import NotFiniteError
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -89,14 +88,3 @@ def tokens_of(model: nn.Module, picture: Tensor) -> Tensor:
 def patches_of(model: nn.Module, picture: Tensor) -> Tensor:
     """The final patch tokens (rows * columns, c) of one picture, in float32."""
     return tokens_of(model, picture)[family_in(model).prefix_tokens(model) :]
-
-
-def grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of so many patch tokens of a picture, each standing for a square of pixels."""
-    height, width = resolution
-    rows = round(math.sqrt(tokens * height / width))
-    if rows == 0 or tokens % rows or rows * width != tokens // rows * height:
-        raise UnsupportedModelError(
-            f"{tokens} patch tokens are no grid of squares over {height} x {width} pixels"
-        )
-    return rows, tokens // rows

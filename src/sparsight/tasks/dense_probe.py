@@ -9,9 +9,10 @@ from torchmetrics.functional.classification import multiclass_stat_scores
 
 from sparsight.errors import LabelsError
 from sparsight.images import Reader
+from sparsight.ops.grids import grid_of
 from sparsight.stages.progress import track
 from sparsight.tasks import probe
-from sparsight.tasks.base import Arms, Request, grid_of, patches_of
+from sparsight.tasks.base import Arms, Request, patches_of
 from sparsight.tasks.labels import VOID, LabelledFiles
 from sparsight.tasks.probe import Probe
 

@@ -23,12 +23,13 @@ from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
 from sparsight.images import Reader, check_resolution
+from sparsight.ops.grids import grid_of
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating
 from sparsight.stages.train import Batches, Training, processes, train
 from sparsight.tasks import layouts
-from sparsight.tasks.base import Request, grid_of, patches_of
+from sparsight.tasks.base import Request, patches_of
 from sparsight.tasks.dense_probe import fit_each, patch_shares
 from sparsight.tasks.labels import LabelledFiles, object_mask
 from sparsight.tasks.probe import Probe

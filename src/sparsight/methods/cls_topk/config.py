@@ -25,6 +25,15 @@ class ClsTopK(Settings):
         check_available(stages, available, depth)
         return self.model_copy(update={"stages": tuple(sorted(set(stages)))})
 
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """Keep 0.9 to 0.6 a stage."""
+        return tuple(cls(keep=keep) for keep in (0.9, 0.8, 0.7, 0.6))
+
+    def label(self) -> str:
+        """The share that goes on in each stage."""
+        return f"keep {self.keep:g} a stage"
+
     def changed_layers(self, available: Layers) -> Layers:
         """From the first stage on."""
         return tuple(layer for layer in available if layer >= min(self.stages or ()))

@@ -85,6 +85,31 @@ class SVE(Settings):
         check_available(self.named_layers, available, depth)
         return self
 
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """More and more layers, the least harmful first; then the same with a quarter in the MLP."""
+        counts = sorted({max(1, round(len(ranking) * share)) for share in (1 / 3, 1 / 2, 3 / 4, 1)})
+        rows = [cls(layers=tuple(sorted(ranking[:count])), keep=3 / 16) for count in counts]
+        few = {"keep_queries": 1 / 32, "sample_every": 32}
+        rows = [row.model_copy(update=few) for row in rows]
+        return (*rows, *(row.model_copy(update={"mlp_keep": 1 / 4}) for row in rows))
+
+    def label(self) -> str:
+        """Layers and fractions."""
+
+        def text(given: Fractions) -> str:
+            values = sorted(set(given)) if isinstance(given, tuple) else [given]
+            return " to ".join(f"{value:.4g}" for value in values)
+
+        routed = f", {text(self.mlp_keep)} through the MLP" if self.routes else ""
+        groups = ", reuse" if self.groups else ""
+        return f"{len(self.layers)} layers keep {text(self.keep)}{routed}, {self.scorer}{groups}"
+
+    @property
+    def routes(self) -> bool:
+        """Whether some tokens skip the MLP of a sparse layer."""
+        return self.mlp_keep not in (1.0, (1.0,) * len(self.layers))
+
     def changed_layers(self, available: Layers) -> Layers:
         """Those that are sparse."""
         return self.named_layers

@@ -20,6 +20,15 @@ class ToMe(Settings):
         check_everywhere(available, depth, "ToMe")
         return self
 
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """So that 3/4, 5/8, 1/2 and 1/4 of the tokens are left at the end."""
+        return tuple(cls(merge=(1 - left) / len(ranking)) for left in (3 / 4, 5 / 8, 1 / 2, 1 / 4))
+
+    def label(self) -> str:
+        """The share that merges in each layer."""
+        return f"merge {100 * self.merge:.1f} % a layer"
+
     def changed_layers(self, available: Layers) -> Layers:
         """All."""
         return available

@@ -1,0 +1,30 @@
+"""Tokens as a grid over the picture."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sparsight.errors import UnsupportedModelError
+
+
+def grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of so many patch tokens of a picture, each standing for a square of pixels."""
+    height, width = resolution
+    rows = round(math.sqrt(tokens * height / width))
+    if rows == 0 or tokens % rows or rows * width != tokens // rows * height:
+        raise UnsupportedModelError(
+            f"{tokens} patch tokens are no grid of squares over {height} x {width} pixels"
+        )
+    return rows, tokens // rows
+
+
+def regrid(
+    tokens: Float[Tensor, "b n c"], prefix: int, old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "b m c"]:
+    """Tokens on a grid of `old` rows and columns, interpolated to one of `new`; prefix tokens stay."""
+    grid = tokens[:, prefix:].transpose(1, 2).unflatten(2, old)
+    patches = F.interpolate(grid, new, mode="bilinear", align_corners=False)
+    return torch.cat([tokens[:, :prefix], patches.flatten(2).transpose(1, 2)], 1)

@@ -1,0 +1,71 @@
+"""Arm: one way of computing a model's features, as comparisons run it."""
+
+import copy
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sparsight.attach import apply, family_in
+from sparsight.methods.lower_resolution import LowerResolution
+from sparsight.ops.grids import grid_of, regrid
+from sparsight.plan import Plan
+
+
+class Features(NamedTuple):
+    """Final tokens, and the size of the picture they were computed from."""
+
+    tokens: Tensor  # (b, n, c)
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A model, dense or with a plan applied, run on pictures of `scale` times their sides."""
+
+    model: nn.Module
+    scale: float = 1.0
+
+    def __call__(self, pictures: Tensor) -> Features:
+        """Features of pictures (b, 3, height, width), at the arm's own size."""
+        size = self.size_of((pictures.shape[2], pictures.shape[3]))
+        if size != tuple(pictures.shape[2:]):
+            pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
+        return Features(family_in(self.model).features(self.model, pictures), size)
+
+    def full_size(self, pictures: Tensor) -> Tensor:
+        """Features (b, n, c) with as many tokens as the dense model has of these pictures."""
+        return self.enlarged(self(pictures), (pictures.shape[2], pictures.shape[3]))
+
+    def enlarged(self, own: Features, full: tuple[int, int]) -> Tensor:
+        """Features of a picture of size `full` from those at the arm's own size."""
+        tokens, size = own
+        if size == full:
+            return tokens
+        prefix = family_in(self.model).prefix_tokens(self.model)
+        rows, columns = grid_of(tokens.shape[1] - prefix, size)
+        new = (rows * full[0] // size[0], columns * full[1] // size[1])
+        return regrid(tokens, prefix, (rows, columns), new)
+
+    def size_of(self, full: tuple[int, int]) -> tuple[int, int]:
+        """Height and width to run at, in whole patches."""
+        if self.scale == 1:
+            return full
+        height, width = family_in(self.model).patch_px(self.model)
+        return (
+            max(1, round(full[0] * self.scale / height)) * height,
+            max(1, round(full[1] * self.scale / width)) * width,
+        )
+
+
+def arm_of(model: nn.Module, plan: Plan, resolution: tuple[int, int]) -> Arm:
+    """`plan` applied to a copy of `model`, for pictures of `resolution` = (height, width)."""
+    changed = copy.deepcopy(model)
+    if not isinstance(plan.method, LowerResolution):
+        return Arm(apply(changed, plan))
+    arm = Arm(changed, plan.method.scale)
+    # A model of timm may take one size only until it is told another.
+    if getattr(getattr(changed, "patch_embed", None), "strict_img_size", False):
+        changed.set_input_size(img_size=arm.size_of(resolution))  # type: ignore[operator]
+    return arm

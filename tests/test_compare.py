@@ -1,0 +1,123 @@
+"""The comparison of all methods with the dense model and a lower resolution."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_images, make_model
+from typer.testing import CliRunner
+
+import sparsight
+from sparsight.cli import app
+from sparsight.methods import METHODS
+from sparsight.ops.grids import regrid
+from sparsight.plan import Plan
+from sparsight.stages.arm import Arm, arm_of
+from sparsight.stages.compare import compare, line_up
+
+
+def test_a_lower_resolution_is_the_model_on_a_smaller_picture_with_enlarged_features():
+    model = make_model("augreg")
+    pictures = make_images(model, grid=(8, 12))
+    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (128, 192))
+    with torch.no_grad():
+        own = arm(pictures)
+        full = arm.full_size(pictures)
+        small_pictures = torch.nn.functional.interpolate(
+            pictures, (64, 96), mode="bilinear", antialias=True
+        )
+        wanted = model.forward_features(small_pictures)
+    assert own.size == (64, 96)
+    assert torch.equal(own.tokens, wanted)
+    assert full.shape == (2, 1 + 8 * 12, 48)
+    assert torch.equal(full[:, 0], wanted[:, 0])
+    # Bilinear with half the size: the mean of a map stays, and every value lies within its range.
+    grid = wanted[:, 1:]
+    assert (full[:, 1:].mean(1) - grid.mean(1)).abs().max() < 1e-5
+    assert full[:, 1:].max() <= grid.max()
+
+
+def test_regrid_of_the_same_grid_changes_nothing():
+    tokens = torch.randn(2, 3 + 5 * 7, 4)
+    assert torch.equal(regrid(tokens, 3, (5, 7), (5, 7)), tokens)
+
+
+def test_a_model_of_one_size_is_told_the_lower_one():
+    model = make_model("dinov2", dynamic_img_size=False, img_size=112)
+    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (112, 112))
+    with torch.no_grad():
+        assert arm.full_size(torch.randn(1, 3, 112, 112)).shape == (1, 65, 48)
+        assert model.forward_features(torch.randn(1, 3, 112, 112)).shape == (1, 65, 48)
+
+
+def test_a_lower_resolution_cannot_be_applied():
+    with pytest.raises(sparsight.PlanError, match="changes the pictures and not the model"):
+        sparsight.apply(make_model("augreg"), sparsight.LowerResolution())
+
+
+def test_compare_has_a_row_for_every_method_that_fits():
+    model = make_model("augreg")
+    images = make_images(model, batch=2, grid=(33, 32))
+    result = compare(model, images, repeats=1, max_images=2)
+    rows = result["rows"]
+    found = {row["method"] for row in rows}
+    assert {"dense", "lower-resolution", "tome", "cls-topk", "sve", "sve-mlp"} <= found
+    assert found - {"dense", "sve-mlp"} | result["left_out"].keys() == METHODS.keys()
+    dense = rows[0]
+    assert (dense["method"], dense["speedup"], dense["relative_error"]) == ("dense", 1.0, 0.0)
+    for row in rows[1:]:
+        assert row["gflops"] < dense["gflops"]
+        assert 0 < row["relative_error"] <= row["relative_error_worst"]
+        assert row["quality_worst"] <= row["quality"] < dense["quality"]
+        assert not row["trained"]
+        assert row["setting"]
+    by_method = {}
+    for row in rows:
+        by_method.setdefault(row["method"], []).append(row)
+    for method in ("lower-resolution", "tome", "cls-topk", "sve"):
+        counts = [row["gflops"] for row in by_method[method]]
+        assert counts == sorted(counts, reverse=True)  # ladders go from mild to hard
+    for routed, plain in zip(by_method["sve-mlp"], by_method["sve"], strict=True):
+        assert routed["gflops"] < plain["gflops"]
+
+
+def test_a_run_is_compared_too_and_a_method_that_does_not_fit_is_left_out_with_the_reason():
+    model = make_model("siglip")
+    images = make_images(model, batch=1)
+    plan = Plan(method=sparsight.SVE(layers=(1,), min_tokens=0)).with_(
+        weights={"model.blocks.1.norm1.bias": torch.zeros(48)}
+    )
+    entries, left_out = line_up(model, images, [plan], ["cls-topk", "tome"], (144, 112))
+    assert [e.method for e in entries if e.trained] == ["sve"]
+    assert "has none" in left_out["cls-topk"]
+    assert isinstance(entries[0].arm, Arm)
+
+
+def test_unknown_methods_and_changed_models_are_refused():
+    model = make_model("augreg")
+    images = make_images(model, batch=1)
+    with pytest.raises(sparsight.PlanError, match="no method is called 'evit'"):
+        compare(model, images, methods=["evit"])
+    sparsight.apply(model, sparsight.SVE(layers=(1,)))
+    with pytest.raises(sparsight.PlanError, match="restore the model first"):
+        compare(model, images)
+
+
+def test_the_command_writes_figures_and_picture(tmp_path):
+    file = tmp_path / "compare.json"
+    command = ["compare", "demo", "--json", str(file), "--resolution", "512", "--max-images", "1"]
+    done = CliRunner().invoke(app, [*command, "--repeats", "1", "--method", "tome"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(file.read_text())
+    assert {row["method"] for row in result["rows"]} == {"dense", "tome"}
+    keys = {
+        "method", "setting", "trained", "latency_ms", "speedup", "gflops", "quality", "quality_name",
+        "relative_error",
+    }  # fmt: skip
+    assert all(keys <= row.keys() for row in result["rows"])
+    assert result["rows"][0]["quality_name"] == "mIoU"
+    assert "<svg" in (tmp_path / "compare.svg").read_text()
+
+    done = CliRunner().invoke(app, ["compare", "timm:vit_tiny_patch16_224", "--json", str(file)])
+    assert done.exit_code == 1
+    assert "--images DIR" in done.output
