@@ -6,8 +6,9 @@ from torch import nn
 
 from sparsight.attach import apply, family_in, restore
 from sparsight.images import Images, Reader
-from sparsight.methods import SVE
+from sparsight.methods import SVE, Settings
 from sparsight.ops.fidelity import relative_error, salience
+from sparsight.plan import Plan
 from sparsight.stages.calibrate import Analysis
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
@@ -18,31 +19,43 @@ def by_indicator(analysis: Analysis, threshold: float) -> tuple[int, ...]:
     return tuple(layer.layer for layer in analysis.layers if layer.indicator > threshold)
 
 
-def damage_of(
-    model: nn.Module, images: Images, trials: Sequence[SVE], max_images: int = 4
-) -> list[float]:
-    """For each setting, the mean relative error it alone makes in the final features.
+class Damage:
+    """The mean relative error of the final features that a plan or setting makes on a few pictures.
 
     Tokens are weighted by how much they stand out: see `salience`.
     """
-    family, reader = family_in(model), Reader(images)
-    device = next(model.parameters()).device
-    pictures = [picture[None].to(device) for picture in reader.spread(max_images)]
-    with evaluating(model):
-        dense = [family.features(model, picture) for picture in pictures]
-        weights = [salience(wanted, family.prefix_tokens(model)) for wanted in dense]
-        damages = []
-        for trial in track(trials, "Trying layers", len(trials)):
-            apply(model, trial)
-            try:
+
+    def __init__(self, model: nn.Module, images: Images, max_images: int) -> None:
+        self.model, self.family = model, family_in(model)
+        device = next(model.parameters()).device
+        self.pictures = [picture[None].to(device) for picture in Reader(images).spread(max_images)]
+        with evaluating(model):
+            self.dense = [self.family.features(model, picture) for picture in self.pictures]
+        prefix = self.family.prefix_tokens(model)
+        self.weights = [salience(wanted, prefix) for wanted in self.dense]
+
+    def __call__(self, what: Settings | Plan) -> float:
+        """Of `what`, applied to the model for a moment."""
+        apply(self.model, what)
+        try:
+            with evaluating(self.model):
                 errors = [
-                    relative_error(family.features(model, picture), wanted, weight).item()
-                    for picture, wanted, weight in zip(pictures, dense, weights, strict=True)
+                    relative_error(self.family.features(self.model, picture), wanted, weight).item()
+                    for picture, wanted, weight in zip(
+                        self.pictures, self.dense, self.weights, strict=True
+                    )
                 ]
-            finally:
-                restore(model)
-            damages.append(sum(errors) / len(errors))
-    return damages
+        finally:
+            restore(self.model)
+        return sum(errors) / len(errors)
+
+
+def damage_of(
+    model: nn.Module, images: Images, trials: Sequence[Settings], max_images: int = 4
+) -> list[float]:
+    """The damage of each setting alone."""
+    damage = Damage(model, images, max_images)
+    return [damage(trial) for trial in track(trials, "Trying layers", len(trials))]
 
 
 def by_damage(

@@ -1,0 +1,77 @@
+"""The Pareto front of a search: from the trials to points that were really run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsight.files import write_json
+from sparsight.methods import method_of
+from sparsight.plan import Plan
+from sparsight.run import save_plan
+from sparsight.stages import timing
+from sparsight.stages.arm import Arm, arm_of
+from sparsight.stages.compare import Judge, measured
+from sparsight.stages.measure import fused
+from sparsight.stages.observe import evaluating
+from sparsight.stages.search.trials import Trial
+
+FRONT, FRONT_FILE = "front", "front.json"
+FINALISTS = 8  # points of the front that are run end to end
+
+
+def pareto(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that no other trial beats in latency without losing in error; the slowest first."""
+    best: list[Trial] = []
+    for trial in sorted(trials, key=lambda t: (t.latency_ms, t.error)):
+        if not best or trial.error < best[-1].error:
+            best.append(trial)
+    return best[::-1]
+
+
+def finalists(front: Sequence[Trial]) -> list[Trial]:
+    """At most so many of the front, spread evenly, both ends among them."""
+    if len(front) <= FINALISTS:
+        return list(front)
+    return [front[round(place * (len(front) - 1) / (FINALISTS - 1))] for place in range(FINALISTS)]
+
+
+def plan_of(trial: Trial, plan: Plan) -> Plan:
+    """`plan` with the settings of a trial."""
+    settings = method_of(plan.method).config.model_validate(json.loads(trial.key))
+    return plan.with_(method=settings)
+
+
+def run_front(
+    model: nn.Module, picture: Tensor, plans: Sequence[Plan], trials: Sequence[Trial], repeats: int,
+    judge: Judge,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Every plan end to end beside the dense model: latency interleaved, quality on the report split."""
+    size = (picture.shape[2], picture.shape[3])
+    with evaluating(model):
+        arms = [Arm(model), *(arm_of(model, plan, size) for plan in plans)]
+        with fused(*(arm.model for arm in arms)):
+            times, counts = measured(arms, picture, repeats)
+        scores = judge(arms)
+    dense, wanted = timing.summary(times[0])["latency_ms"], scores[0]["quality"]
+    rows = []
+    for place, (plan, trial) in enumerate(zip(plans, trials, strict=True), 1):
+        taken = timing.summary(times[place])
+        rows.append(
+            {"point": f"{place - 1:02d}", "setting": plan.method.label()}
+            | {"predicted_ms": trial.latency_ms, "search_error": trial.error}
+            | taken
+            | {"speedup": dense / taken["latency_ms"], "gflops": counts[place]}
+            | scores[place]
+            | {"quality_lost": wanted - scores[place]["quality"]}
+        )
+    return rows
+
+
+def save_front(folder: Path, plans: Sequence[Plan], result: dict[str, Any]) -> None:
+    """`front/NN/plan.json` for every point, each a run of its own, and `front.json` with the figures."""
+    for place, plan in enumerate(plans):
+        save_plan(plan, folder / FRONT / f"{place:02d}")
+    write_json(folder / FRONT_FILE, result)

@@ -1,0 +1,159 @@
+"""The whole search: rank the layers, try settings, run the front, choose by the budget."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparsight.attach import applied, family_in, identity
+from sparsight.errors import ImagesError, PlanError
+from sparsight.families import encoder_in
+from sparsight.files import check_writable
+from sparsight.images import Images, Reader
+from sparsight.methods import SVE, Settings
+from sparsight.plan import Plan
+from sparsight.run import save_plan
+from sparsight.stages import timing
+from sparsight.stages.calibrate import analyze
+from sparsight.stages.compare import Judge, by_features
+from sparsight.stages.measure import name
+from sparsight.stages.search import front as fronts
+from sparsight.stages.search.budget import Budget
+from sparsight.stages.search.latency import Latency
+from sparsight.stages.search.space import Space, sve_space
+from sparsight.stages.search.trials import Search, run_trials
+from sparsight.stages.select import Damage
+
+SEARCH_IMAGES, REPEATS = 4, 7
+TABLE_FILE = "latency.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Every second picture, so that what is searched on is not what is reported on."""
+
+    images: Images
+    first: int
+
+    def __len__(self) -> int:
+        return (len(self.images) - self.first + 1) // 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images[self.first + 2 * index]
+
+
+def search(
+    model: nn.Module,
+    images: Images,
+    budget: Budget,
+    out: Path,
+    method: Settings | None = None,
+    settings: Search | None = None,
+    start: Plan | None = None,
+    latency_table: Path | None = None,
+    max_images: int = 16,
+    source: str | None = None,
+    module: str | None = None,
+    judge: tuple[str, Judge] | None = None,
+) -> Plan:
+    """Find the settings of `method` that meet `budget`; the model itself is left as it was.
+
+    `start`          a plan of this model whose weights every candidate uses, such as a distilled one
+    `latency_table`  file of measured parts; in `out` unless given
+    `judge`          name and function of the reported quality, other than the cosine to dense features
+
+    Writes the front into `out` (each point is a run), and the chosen plan as the run `out` itself.
+    Raises SparsightError, with the front saved, if the budget cannot be met.
+    """
+    model = encoder_in(model, module)
+    if applied(model):
+        raise PlanError("a search starts from the dense model: call sparsight.restore(model) first")
+    if len(images) < 2:
+        raise ImagesError("a search needs two images at least: one to search on, one to report on")
+    check_writable(out)
+    settings = settings or Search()
+    searched, reported = Part(images, 0), Part(images, 1)
+    base = start.method if start is not None else (method or SVE())
+    family = family_in(model)
+    plan = Plan(method=base, model=identity(model, family), source=source, versions=timing.versions())
+    picture = _picture(model, images)
+    plan = plan.with_(
+        weights=start.weights if start else None, resolution=(picture.shape[2], picture.shape[3])
+    )
+    count = min(SEARCH_IMAGES, len(searched))
+    damage = Damage(model, searched, count)
+    space = space_of(model, plan, searched, damage, count)
+    latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
+    recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), list(space.genes)]
+    trials = run_trials(
+        space, settings, latency,
+        lambda chosen: 0.0 if chosen is None else damage(plan.with_(method=chosen)),
+        out, hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16],
+        within=_within(budget, latency) if settings.preset == "evolution" else lambda _: True,
+    )  # fmt: skip
+    points = fronts.finalists([t for t in fronts.pareto(trials) if t.key != "dense"])
+    plans = [fronts.plan_of(point, plan) for point in points]
+    quality_name, judged = judge or ("cosine to the dense features", by_features(reported, max_images))
+    rows = fronts.run_front(model, picture, plans, points, REPEATS, judged)
+    fronts.save_front(out, plans, _result(model, picture, quality_name, settings, trials, rows))
+    place = budget.choose(rows)
+    lost = 100 * rows[place]["quality_lost"]
+    chosen = plans[place].with_(
+        recipe={"search": settings.model_dump(mode="json"), "images": len(images)}
+        | ({"module": module} if module else {}),
+        reasons=(
+            f"chosen from {len(trials)} trials, point {place:02d} of the front: "
+            f"{rows[place]['speedup']:.2f}x, {lost:.2f} points of {quality_name} lost",
+        ),
+    )
+    save_plan(chosen, out)
+    return chosen
+
+
+def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:
+    """What may be chosen for the plan's method."""
+    if not isinstance(plan.method, SVE):
+        raise PlanError(f"there is no search for {type(plan.method).__name__}")
+    base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})
+    layers = family_in(model).global_layers(model)
+    if base.scorer == "linear":  # only layers with a projector can rank by one
+        layers = tuple(n for n in layers if f"sve.projector.{n}" in plan.weights)
+    single = [base.model_copy(update={"layers": (n,), "keep": 1 / 8, "mlp_keep": 1.0}) for n in layers]
+    damages = {n: damage(plan.with_(method=one)) for n, one in zip(layers, single, strict=True)}
+    return sve_space(base, damages, analyze(model, images, count), routes=True)
+
+
+def _picture(model: nn.Module, images: Images) -> Tensor:
+    """The picture that is timed, as a batch of one."""
+    like = next(model.parameters())
+    return next(Reader(images).spread(1))[None].to(like.device, like.dtype)
+
+
+def _within(budget: Budget, latency: Latency) -> Any:
+    """Whether a predicted latency meets the budget; SparseViT resamples those that do not."""
+    dense = latency(None)
+    if budget.speedup is not None:
+        return lambda ms: dense / ms >= budget.speedup
+    if budget.latency_ms is not None:
+        return lambda ms: ms <= budget.latency_ms
+    return lambda _: True
+
+
+def _result(
+    model: nn.Module, picture: Tensor, quality_name: str, settings: Search, trials: Any, rows: Any
+) -> dict[str, Any]:
+    """What front.json says."""
+    first = next(model.parameters())
+    return {
+        "protocol": timing.protocol(
+            first.device, first.dtype, resolution=name((picture.shape[2], picture.shape[3])), batch=1,
+            repeats=REPEATS, quality_name=quality_name, search=settings.model_dump(mode="json"),
+            predicted="latency from the table of measured blocks; error, weighted by salience, on the "
+            "search split; quality on the report split",
+        ),
+        "rows": rows,
+        "trials": [trial.model_dump(mode="json", exclude={"values"}) for trial in trials],
+    }  # fmt: skip
