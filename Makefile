@@ -28,6 +28,10 @@ bench: setup
 	$(BIN)/python benchmarks/crossover.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json
 	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
+	$(BIN)/sparsight compare demo --max-images 32 --repeats 7 --json benchmarks/results/compare-demo.json
+	$(BIN)/sparsight optimize demo --max-loss 0.5 --max-images 32 --start src/sparsight/demo/weights/distilled \
+		--out runs/search
+	cp runs/search/front.json benchmarks/results/search-demo.json
 	$(BIN)/python benchmarks/render.py
 
 paper: setup

@@ -217,6 +217,49 @@ def tasks(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def comparison(result: dict[str, Any]) -> str:
+    """Every method's rows, in the order of their speed, the dense model first."""
+    header = [
+        "",
+        "setting",
+        "trained",
+        "latency",
+        "speedup",
+        "GFLOPs",
+        result["rows"][0]["quality_name"],
+    ]
+    header += ["feature error, mean", "worst image"]
+    lines = [
+        [
+            f"`{row['method']}`", row["setting"], "yes" if row["trained"] else "",
+            f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x", f"{row['gflops']:.1f}",
+            f"{row['quality']:.4f}", f"{row['relative_error']:.3f}",
+            f"{row['relative_error_worst']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    return setting(p, p["resolution"], f"{p['images']} held-out scenes") + "\n\n" + rows(header, lines)
+
+
+def front(result: dict[str, Any]) -> str:
+    """The points of a search that were run end to end."""
+    p = result["protocol"]
+    header = ["point", "setting", "predicted", "latency", "speedup", "GFLOPs", p["quality_name"]]
+    header += ["points lost", "feature error, mean", "worst image"]
+    lines = [
+        [
+            row["point"], row["setting"], f"{row['predicted_ms']:.0f} ms", f"{row['latency_ms']:.0f} ms",
+            f"{row['speedup']:.2f}x", f"{row['gflops']:.1f}", f"{row['quality']:.4f}",
+            f"{100 * row['quality_lost']:+.2f}", f"{row['relative_error']:.3f}",
+            f"{row['relative_error_worst']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    tried = f"{len(result['trials'])} trials, seed {p['search']['seed']}"
+    return setting(p, p["resolution"], tried) + "\n\n" + rows(header, lines)
+
+
 def families() -> str:
     """The supported families, from the registry: what is in each family's own file."""
     from sparsight.families import FAMILIES
@@ -233,6 +276,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo": ("demo-cpu.json", demo),
     "demo-analysis": ("analysis-demo.json", recall),
     "demo-scorers": ("../../src/sparsight/demo/weights/distilled/plan.json", scorers),
+    "compare-demo": ("compare-demo.json", comparison),
+    "search-demo": ("search-demo.json", front),
     "camvid": ("camvid-cpu.json", camvid),
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "attention": ("attention-cpu.json", attention),

@@ -13,7 +13,7 @@ from conftest import ALL_MODELS, WINDOWED, blocks_of, make_images, make_model, r
 
 import sparsight
 from sparsight.attach import applied, family_in
-from sparsight.methods import projector_name
+from sparsight.methods import map_name, projector_name
 from sparsight.methods.sve import score
 from sparsight.ops import partition
 from sparsight.ops.attention import masked_attention
@@ -33,7 +33,12 @@ def make_plan(model, scorer="sampled", groups=(), **settings):
         projector_name(n): torch.randn(family_in(model).dim(blocks_of(model)[n]), generator=generator)
         for n in config.layers
     }
-    return Plan(method=config).with_(weights=weights if scorer == "linear" else None)
+    maps = {
+        map_name(n): 0.1 * torch.randn(len(w) + 1, len(w), generator=generator)
+        for n, w in zip(config.layers, weights.values(), strict=True)
+    }
+    brought = (weights if scorer == "linear" else {}) | (maps if config.mlp_rest == "linear" else {})
+    return Plan(method=config).with_(weights=brought or None)
 
 
 def reference(model, plan, images, outputs=None):
@@ -68,8 +73,17 @@ def reference(model, plan, images, outputs=None):
             nq, nk, through = (partition.kept_count(n, f, prefix) for f in fractions)
             out = masked_attention(q, k, v, order[layer], nq, nk)
             y = parts.residual(block, x, parts.merge(block, out, h))
-            routed = partition.inverse(order[layer])[:, :, None] < through  # rank below the count
-            y = torch.where(routed, parts.mlp(block, y), y).view(args[0].shape)
+            ranking, rest = order[layer], y
+            if config.mlp_by == "salience":
+                normal = (y - y.mean(2, keepdim=True)) / (y.var(2, False, keepdim=True) + 1e-5).sqrt()
+                far = (normal - normal[:, prefix:].mean(1, keepdim=True)).square().sum(2)
+                ranking = partition.rank(far, prefix)
+            if config.mlp_rest == "linear" and through < n:
+                normal = torch.nn.functional.layer_norm(y, y.shape[2:])
+                table = plan.weights[map_name(layer)]
+                rest = y + normal @ table[:-1] + table[-1]
+            routed = partition.inverse(ranking)[:, :, None] < through  # rank below the count
+            y = torch.where(routed, parts.mlp(block, y), rest).view(args[0].shape)
             if outputs is not None:
                 outputs.append(y)
             return y
@@ -121,9 +135,11 @@ def test_partitioned_equals_masked_reference(model, scorer, groups):
 
 @pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
 @pytest.mark.parametrize("keep", [1 / 4, (1 / 4, 1 / 2, 1.0)], ids=["alike", "each"])
-def test_only_the_top_tokens_go_through_the_mlp(model, groups, keep):
+@pytest.mark.parametrize("way", [("attention", "residual"), ("salience", "linear")], ids="-".join)
+def test_only_some_tokens_go_through_the_mlp(model, groups, keep, way):
     images = make_images(model)
-    plan = make_plan(model, "sampled", groups, keep=keep, mlp_keep=(1 / 3, 1.0, 1 / 5))
+    routing = {"mlp_keep": (1 / 3, 1.0, 1 / 5), "mlp_by": way[0], "mlp_rest": way[1]}
+    plan = make_plan(model, "sampled", groups, keep=keep, **routing)
     wanted = reference(model, plan, images)
     all_through = plan.with_(method=plan.sve.model_copy(update={"mlp_keep": 1.0}))
     unrouted = features(sparsight.apply(copy.deepcopy(model), all_through), images)

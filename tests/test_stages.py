@@ -394,3 +394,45 @@ def test_peak_memory_counts_what_is_held_at_once():
         return second * second.sum()
 
     assert timing.peak_memory_mb(arm, torch.device("cpu")) == pytest.approx(8, abs=0.1)
+
+
+def test_maps_are_the_least_squares_fit_of_the_mlp_to_the_tokens_that_skip_it():
+    from sparsight.methods import map_name
+    from sparsight.ops.routing import extended, standout
+    from sparsight.stages.route import RIDGE, SKIPPING, fit_maps
+
+    model = make_model("dinov2_reg")
+    images = make_images(model, batch=3)
+    table = fit_maps(model, images, [1], 3)[map_name(1)]
+
+    seen = []
+    block = model.blocks[1]
+    block.norm2.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    block.register_forward_hook(lambda _, args, out: seen.append(out))
+    with torch.no_grad():
+        for image in images:
+            model.forward_features(image[None])
+    read, wanted = [], []
+    for x, out in zip(seen[::2], seen[1::2], strict=True):
+        score = standout(x, 5)[0]
+        score[:5] = torch.inf
+        skipping = score.argsort()[: round(SKIPPING * x.shape[1])]
+        read.append(extended(x)[0, skipping])
+        wanted.append((out - x)[0, skipping])
+    a, y = torch.cat(read).double(), torch.cat(wanted).double()
+    ridge = (RIDGE * a.square().sum(0).mean()).sqrt()
+    rows = torch.cat([a, ridge * torch.eye(a.shape[1])])  # ridge regression as plain least squares
+    expected = torch.linalg.lstsq(rows, torch.cat([y, torch.zeros(a.shape[1], y.shape[1])])).solution
+    # Both solve in float64; what is stored is float32.
+    assert (table - expected).abs().max() < 1e-4 * expected.abs().max()
+    assert not any(b._forward_pre_hooks for b in model.blocks)
+
+
+def test_optimize_fits_maps_where_tokens_skip_the_mlp():
+    from sparsight.methods import map_name
+
+    model = make_model("augreg")
+    method = sparsight.SVE(layers=(1, 2), min_tokens=0).routed(1 / 4)
+    plan = sparsight.optimize(model, make_images(model, batch=2), method)
+    assert set(plan.weights) == {map_name(1), map_name(2)}
+    assert run_features(sparsight.apply(model, plan), make_images(model)).isfinite().all()

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
+    from sparsight.stages.search import Budget, Search, search
     from sparsight.tasks.evaluate import evaluate
     from sparsight.tasks.finetune import Finetuning, finetune
 
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
+    "Budget": "sparsight.stages.search",
     "ClsTopK": "sparsight.methods",
     "compare": "sparsight.stages.compare",
     "Distillation": "sparsight.stages.distil",
@@ -56,6 +58,8 @@ _WHERE = {
     "PlanError": "sparsight.errors",
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
+    "search": "sparsight.stages.search",
+    "Search": "sparsight.stages.search",
     "SparsightError": "sparsight.errors",
     "SVE": "sparsight.methods",
     "ToMe": "sparsight.methods",
@@ -64,6 +68,7 @@ _WHERE = {
 
 __all__ = [
     "SVE",
+    "Budget",
     "ClsTopK",
     "Distillation",
     "Finetuning",
@@ -74,6 +79,7 @@ __all__ = [
     "NotFiniteError",
     "Plan",
     "PlanError",
+    "Search",
     "SparsightError",
     "ToMe",
     "UnsupportedModelError",
@@ -87,6 +93,7 @@ __all__ = [
     "optimize",
     "restore",
     "save",
+    "search",
 ]
 
 

@@ -21,6 +21,19 @@ from sparsight.cli.options import (
     report_skipped,
     write,
 )
+from sparsight.cli.search import (
+    LatencyOption,
+    MaxLossOption,
+    PresetOption,
+    SeedOption,
+    SpeedupOption,
+    StartOption,
+    TableOption,
+    TrialsOption,
+    images_or_refused,
+    pictures_of_demo,
+    run_search,
+)
 from sparsight.errors import SparsightError
 from sparsight.images import parse_resolution
 
@@ -100,8 +113,10 @@ def analyze(
 @app.command()
 def optimize(
     model: ModelArgument,
-    images: ImagesOption,
     out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of unlabelled images", show_default=False)
+    ] = None,
     method: Annotated[Method, typer.Option(help="how to make it sparse")] = Method.sve,
     resolution: ResolutionOption = "1024",
     json: JsonOption = None,
@@ -121,6 +136,14 @@ def optimize(
     ] = None,
     train: Annotated[Train, typer.Option(help="weights the distillation changes")] = Train.blocks,
     bfloat16: Annotated[bool, typer.Option(help="distil in mixed precision")] = False,
+    speedup: SpeedupOption = None,
+    latency_ms: LatencyOption = None,
+    max_loss: MaxLossOption = None,
+    trials: TrialsOption = 60,
+    seed: SeedOption = 0,
+    preset: PresetOption = "nsga2",
+    latency_table: TableOption = None,
+    start: StartOption = None,
     max_images: MaxImagesOption = 16,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
@@ -129,32 +152,55 @@ def optimize(
     """Make a model sparse: choose layers, adapt them, and save the result as a run folder.
 
     Training-free and done in minutes by default.  An interrupted --distill goes on where it stopped
-    when the same command is given again.
+    when the same command is given again.  With a budget (--speedup, --latency-ms or --max-loss) the
+    settings are searched, and the whole front is saved.
     """
     import sparsight
     from sparsight import tables
     from sparsight.stages import optimize as stage
 
-    loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
+    budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
+    budgeted = any(value is not None for value in budget.values())
+    images_or_refused(images, model, budgeted)
+    size = parse_resolution(resolution)
+    if images is None:
+        from sparsight.models import load_model
+
+        loaded, folder = load_model(model, size), pictures_of_demo(size)
+    else:
+        loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
     settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
-    distillation = None
-    if distill:
-        distillation = _checked(
-            sparsight.Distillation, steps=steps, batch=batch, learning_rate=learning_rate,
-            train=train.value, precision="bfloat16" if bfloat16 else "float32",
+    if budgeted:
+        if distill or layers != "auto":
+            raise SparsightError(
+                "--layers and --distill are not for a search: leave them out, or the budget"
+            )
+        from sparsight.stages.search import Search
+
+        how = _checked(Search, trials=trials, seed=seed, preset=preset)
+        plan = run_search(
+            model, loaded.model, folder, out, settings, budget, how, latency_table, start, max_images,
+            module, size,
         )  # fmt: skip
-    plan = stage.optimize(
-        loaded.model, folder, settings, out, distillation, select_by.value, max_error,
-        reuse_overlap=stage.REUSE_OVERLAP if reuse else None, max_images=max_images, source=model,
-        module=module,
-    )  # fmt: skip
+    else:
+        distillation = None
+        if distill:
+            distillation = _checked(
+                sparsight.Distillation, steps=steps, batch=batch, learning_rate=learning_rate,
+                train=train.value, precision="bfloat16" if bfloat16 else "float32",
+            )  # fmt: skip
+        plan = stage.optimize(
+            loaded.model, folder, settings, out, distillation, select_by.value, max_error,
+            reuse_overlap=stage.REUSE_OVERLAP if reuse else None, max_images=max_images, source=model,
+            module=module,
+        )  # fmt: skip
     from json import loads
 
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
-    say(f"saved in {out}; next: sparsight measure {out} --images {images}")
+    say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 
 
 @app.command()

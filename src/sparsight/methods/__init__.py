@@ -10,7 +10,7 @@ from sparsight.methods.base import Settings
 from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.lower_resolution.config import LowerResolution
 from sparsight.methods.sve import config as sve
-from sparsight.methods.sve.config import SVE, projector_name
+from sparsight.methods.sve.config import SVE, map_name, projector_name
 from sparsight.methods.tome.config import ToMe
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ __all__ = [
     "Method",
     "Settings",
     "ToMe",
+    "map_name",
     "method_of",
     "projector_name",
 ]
@@ -62,8 +63,9 @@ METHODS: dict[str, Method] = {
         Method("lower-resolution", LowerResolution, ""),
         Method(
             "sve", SVE, "sparsight.methods.sve.block:SparseBlock", sve.tensors,
-            untrained="scorer='linear' needs a trained projector for each layer that ranks: run "
-            "sparsight.optimize, or use scorer='sampled', which needs no training",
+            untrained="scorer='linear' needs a trained projector for each layer that ranks, and "
+            "mlp_rest='linear' a map fitted to the MLP: run sparsight.optimize, or use scorer='sampled' "
+            "and mlp_rest='residual', which need neither",
         ),
         Method("tome", ToMe, "sparsight.methods.tome.block:MergingBlock"),
         Method("cls-topk", ClsTopK, "sparsight.methods.cls_topk.block:PruningBlock", asks_prefix=True),

@@ -18,6 +18,7 @@ from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
+from sparsight.stages.route import fit_maps
 
 RANKING_IMAGES = 2  # layers are ranked by the damage each does alone
 
@@ -92,7 +93,7 @@ def line_up(
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = family.global_layers(model)
-    ranking = layers
+    ranking, maps = layers, dict[str, Tensor]()
     if "sve" in methods and layers:
         trials = [SVE(layers=(n,), min_tokens=0) for n in layers]
         damages = select.damage_of(model, images, trials, RANKING_IMAGES)
@@ -104,6 +105,9 @@ def line_up(
         try:
             for config in ladder:
                 plan = Plan(method=config)
+                if isinstance(config, SVE) and config.routes:  # closed form: no weight is trained
+                    maps = maps or fit_maps(model, images, layers, RANKING_IMAGES)
+                    plan = plan.with_(weights=maps)
                 if not isinstance(config, LowerResolution):
                     resolve(plan, model, family)
                 entries.append(Entry(row_name(plan), config.label(), False, arm_of(model, plan, size)))

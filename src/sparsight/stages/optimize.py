@@ -22,6 +22,7 @@ from sparsight.stages.calibrate import TRUE_FRACTION, Analysis, analyze
 from sparsight.stages.crossover import crossover
 from sparsight.stages.distil import CHECKPOINT_FILE, Distillation, distil
 from sparsight.stages.predict import fit_projectors
+from sparsight.stages.route import fit_maps
 from sparsight.stages.timing import versions
 
 MAX_ERROR = 0.12  # how far the tokens that stand out may move
@@ -65,7 +66,7 @@ def optimize(
     family = family_in(model)
     named = None
     if config.layers != "auto":  # told before any work if they do not fit; projectors come later
-        trial = config.model_copy(update={"scorer": "exact"})
+        trial = config.model_copy(update={"scorer": "exact", "mlp_keep": 1.0})
         named = resolve(_draft(trial, model, source), model, family).sve.named_layers
 
     found = analyze(model, images, max_images)
@@ -87,8 +88,7 @@ def optimize(
         | ({"module": module} if module else {}),
     )
 
-    if config.scorer == "linear":
-        plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
+    plan = plan.with_(weights=_fitted(model, images, config, max_images))
     if distillation is not None:
         plan, losses = distil(model, plan, images, distillation, folder)
         reasons.append(
@@ -144,7 +144,7 @@ def _select(
         return layers, None, f"layers {list(layers)}: sparsity indicator above {threshold}"
     # The scorer that will run may not be trained yet; the exact map shows what a layer itself can take.
     scorer = "exact" if config.scorer == "linear" else config.scorer
-    base = config.at_any_size().model_copy(update={"scorer": scorer})
+    base = config.at_any_size().model_copy(update={"scorer": scorer, "mlp_keep": 1.0})
     candidates = [layer.layer for layer in found.layers]
     trials = [base.model_copy(update={"layers": (n,)}) for n in candidates]
     damages = dict(zip(candidates, select.damage_of(model, images, trials), strict=True))
@@ -163,14 +163,24 @@ def _select(
 
 def _refitted(plan: Plan, model: nn.Module, images: Images, max_images: int) -> tuple[Plan, Analysis]:
     """The plan with projectors for the adapted model, and the statistics of that model."""
-    layers = plan.sve.named_layers
     apply(model, plan.with_(method=plan.method.at_any_size()))
     try:
-        if plan.sve.scorer == "linear" and "distillation" in plan.recipe:
-            plan = plan.with_(weights=fit_projectors(model, images, layers, max_images))
+        if "distillation" in plan.recipe:
+            plan = plan.with_(weights=_fitted(model, images, plan.sve, max_images))
         return plan, analyze(model, images, max_images, projectors_of(plan))
     finally:
         restore(model)
+
+
+def _fitted(model: nn.Module, images: Images, config: SVE, max_images: int) -> dict[str, Tensor]:
+    """What is fitted in closed form, or nearly: projectors, and maps for tokens that skip the MLP."""
+    layers, weights = config.named_layers, dict[str, Tensor]()
+    if config.scorer == "linear":
+        weights |= fit_projectors(model, images, layers, max_images)
+    if config.routes and config.mlp_rest == "linear":
+        routed = [n for n in layers if config.kept_at(n)[2] < 1]
+        weights |= fit_maps(model, images, routed, max_images)
+    return weights
 
 
 def projectors_of(plan: Plan) -> dict[int, Tensor]:

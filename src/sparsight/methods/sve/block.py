@@ -9,8 +9,8 @@ the original order all the same, because hooks, `forward_intermediates` and othe
 it; the permuted tokens travel beside it, as an attribute of the returned tensor, for the next layer of
 the group to go on from.  Under torch.compile the restored copies nobody reads disappear.
 
-With `mlp_keep` below 1 only that many of the first go through the MLP as well; the others skip it on the
-residual path.
+With `mlp_keep` below 1 only that many tokens go through the MLP, those of the highest score or those
+that stand out; for the others nothing takes its place, or a linear map fitted to it (stages/route.py).
 
 Inside, tokens are rows (b, n, c), whether the host has them so or as (b, height, width, c).
 """
@@ -24,13 +24,15 @@ from torch import Tensor, nn
 from sparsight.errors import SparsightError
 from sparsight.families import Family
 from sparsight.methods.sve import score
-from sparsight.methods.sve.config import SVE, projector_name
+from sparsight.methods.sve.config import SVE, map_name, projector_name
 from sparsight.methods.wrapped import WrappedBlock
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import inverse, kept_count, rank, take, take_heads, take_positions
+from sparsight.ops.partition import inverse, kept_count, put, rank, take, take_heads, take_positions
+from sparsight.ops.routing import mapped, standout
 
 CARRY = "_sparsight_carry"
-PROJECTOR = "projector"  # (c,), the tensor of a layer that ranks by `linear`
+PROJECTOR = "projector"  # (c,), of a layer that ranks by `linear`
+MAP = "map"  # (c + 1, c), stands in for the MLP where tokens skip it
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Carry:
 
 
 class SparseBlock(WrappedBlock):
-    """Runs `original` sparsely; its tensors are the `projector` if it ranks by one."""
+    """Runs `original` sparsely; its tensors are its projector and its map, if it has them."""
 
     OWN: ClassVar = WrappedBlock.OWN | {"reuses", "feeds"}
 
@@ -54,7 +56,10 @@ class SparseBlock(WrappedBlock):
         tensors: dict[str, Tensor],
     ) -> None:  # fmt: skip
         leader = projector_name(config.followers().get(layer, layer))
-        own = {PROJECTOR: tensors[leader]} if leader in tensors else {}
+        named = {PROJECTOR: leader, MAP: map_name(layer)}
+        own = {name: tensors[key] for name, key in named.items() if key in tensors}
+        if config.mlp_rest == "residual":
+            own.pop(MAP, None)
         super().__init__(original, family, prefix, config, layer, own)
         self.reuses = layer in config.followers()
         self.feeds = layer + 1 in config.followers()  # groups are runs, so it is of the same group
@@ -93,11 +98,7 @@ class SparseBlock(WrappedBlock):
         parts = self.family.parts
         out = sparse_attention(q, k, v, global_queries, kept_keys)
         tokens = parts.residual(self, tokens, parts.merge(self, out, h))
-        if kept_mlp == n:
-            tokens = parts.mlp(self, tokens)
-        else:
-            routed = parts.mlp(self, tokens[:, :kept_mlp])
-            tokens = torch.cat([routed, tokens[:, kept_mlp:]], 1)
+        tokens = parts.mlp(self, tokens) if kept_mlp == n else self._routed(tokens, kept_mlp)
         restored = take(tokens, carry.undo).view(x.shape)
         if self.feeds:
             # A hook may change what it is shown; gradient checkpointing may run the next layer twice.
@@ -119,6 +120,16 @@ class SparseBlock(WrappedBlock):
             h = take(h, order)
             qkv = (take_heads(q, order), take_heads(k, order), take_heads(v, order))
         return Carry(order, inverse(order), None), (take(x, order), h, *qkv)
+
+    def _routed(self, tokens: Tensor, count: int) -> Tensor:
+        """`count` tokens through the MLP, all others past it; in ranked order."""
+        table = self.tensors.get(MAP)
+        rest = tokens if table is None else mapped(tokens, table)
+        if self.config.mlp_by == "attention":
+            return torch.cat([self.family.parts.mlp(self, tokens[:, :count]), rest[:, count:]], 1)
+        with torch.no_grad():
+            chosen = rank(standout(tokens, self.prefix), self.prefix)[:, :count]
+        return put(rest, chosen, self.family.parts.mlp(self, take(tokens, chosen)))
 
     def _go_on(self, x: Tensor, carry: Carry, tables: dict[str, Any]) -> tuple[Tensor, ...]:
         """Take over the order of the layer before, and its permuted tokens if they are still good."""

@@ -22,13 +22,16 @@ class SVE(Settings):
     Paper's symbol = name here: nk / N = `keep`; nq / N = `keep_queries` (`keep` if not given);
     S = `layers`; the layers that reuse a pattern = `groups`, of which the first layer ranks.
     Not in the paper: `mlp_keep`, the fraction of the tokens that go through the MLP in sparse layers,
-    those of the highest score; the others take the residual path.
+    those of the highest score, or those that stand out (`mlp_by`).  The others take the residual path,
+    alone or with a linear map fitted to the MLP (`mlp_rest`).
     """
 
     layers: Layers | Literal["all", "auto"] = "auto"
     keep: Fractions = 1 / 8
     keep_queries: Fractions | None = None
     mlp_keep: Fractions = 1.0
+    mlp_by: Literal["attention", "salience"] = "attention"
+    mlp_rest: Literal["residual", "linear"] = "residual"
     scorer: Literal["exact", "sampled", "linear"] = "sampled"
     sample_every: Annotated[int, Field(ge=1)] = 16  # `sampled` reads one query in so many
     groups: tuple[Layers, ...] = ()
@@ -92,7 +95,7 @@ class SVE(Settings):
         rows = [cls(layers=tuple(sorted(ranking[:count])), keep=3 / 16) for count in counts]
         few = {"keep_queries": 1 / 32, "sample_every": 32}
         rows = [row.model_copy(update=few) for row in rows]
-        return (*rows, *(row.model_copy(update={"mlp_keep": 1 / 4}) for row in rows))
+        return (*rows, *(row.routed(1 / 4) for row in rows))
 
     def label(self) -> str:
         """Layers and fractions."""
@@ -104,6 +107,11 @@ class SVE(Settings):
         routed = f", {text(self.mlp_keep)} through the MLP" if self.routes else ""
         groups = ", reuse" if self.groups else ""
         return f"{len(self.layers)} layers keep {text(self.keep)}{routed}, {self.scorer}{groups}"
+
+    def routed(self, fraction: float) -> Self:
+        """The same with so many tokens in the MLP of sparse layers, in the way that costs least."""
+        way = {"mlp_keep": fraction, "mlp_by": "salience", "mlp_rest": "linear"}
+        return self.model_copy(update=way)
 
     @property
     def routes(self) -> bool:
@@ -134,11 +142,22 @@ def projector_name(layer: int) -> str:
     return f"sve.projector.{layer}"
 
 
+def map_name(layer: int) -> str:
+    """Under which name the linear map that stands in for the MLP of a layer is saved."""
+    return f"sve.mlp.{layer}"
+
+
 def tensors(config: SVE, model: "nn.Module", family: "Family") -> dict[str, tuple[int, ...]]:
-    """The projectors a plan must bring: (c,) for each layer that ranks, if they are what ranks."""
-    if config.scorer != "linear":
-        return {}
-    blocks, followers = family.blocks(model), config.followers()
-    return {
-        projector_name(n): (family.dim(blocks[n]),) for n in config.named_layers if n not in followers
+    """What a plan must bring: projectors (c,) of the layers that rank by them, maps (c + 1, c)."""
+    dims: dict[int, int] = {n: family.dim(family.blocks(model)[n]) for n in config.named_layers}
+    projectors: dict[str, tuple[int, ...]] = {
+        projector_name(n): (dim,)
+        for n, dim in dims.items()
+        if config.scorer == "linear" and n not in config.followers()
     }
+    maps: dict[str, tuple[int, ...]] = {
+        map_name(n): (dim + 1, dim)
+        for n, dim in dims.items()
+        if config.mlp_rest == "linear" and config.kept_at(n)[2] < 1
+    }
+    return projectors | maps

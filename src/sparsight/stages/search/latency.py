@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsight.attach import apply, family_in
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
-from sparsight.methods import SVE, Settings, method_of
+from sparsight.methods import SVE, Settings, map_name, method_of, projector_name
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
@@ -148,7 +148,7 @@ class Latency:
         }
 
     def _tensors(self, layer: int) -> dict[str, Tensor]:
-        """The plan's tensors, with a projector of the right width for `layer` and the place after it."""
-        dim = self.family.dim(self.family.blocks(self.model)[layer])
-        made = {f"sve.projector.{n}": self.picture.new_zeros(dim) for n in (layer, layer + 1)}
-        return made
+        """Stand-ins of the right shape for what a plan brings to `layer` and the place after it."""
+        dim, pair = self.family.dim(self.family.blocks(self.model)[layer]), (layer, layer + 1)
+        projectors = {projector_name(n): self.picture.new_zeros(dim) for n in pair}
+        return projectors | {map_name(n): self.picture.new_zeros(dim + 1, dim) for n in pair}

@@ -13,13 +13,14 @@ from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
 from sparsight.images import Images, Reader
-from sparsight.methods import SVE, Settings
+from sparsight.methods import SVE, Settings, map_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.compare import Judge, by_features
 from sparsight.stages.measure import name
+from sparsight.stages.route import fit_maps
 from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
@@ -85,6 +86,7 @@ def search(
     )
     count = min(SEARCH_IMAGES, len(searched))
     damage = Damage(model, searched, count)
+    plan = with_maps(plan, model, searched, count)
     space = space_of(model, plan, searched, damage, count)
     latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
     recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), list(space.genes)]
@@ -111,6 +113,18 @@ def search(
     )
     save_plan(chosen, out)
     return chosen
+
+
+def with_maps(plan: Plan, model: nn.Module, images: Images, count: int) -> Plan:
+    """An SVE plan with a map for every layer in which tokens may skip the MLP."""
+    if not isinstance(plan.method, SVE):
+        return plan
+    layers = family_in(model).global_layers(model)
+    missing = [n for n in layers if map_name(n) not in plan.weights]
+    return plan.with_(
+        method=plan.sve.routed(1 / 4),
+        weights=fit_maps(model, images, missing, count) if missing else None,
+    )
 
 
 def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:

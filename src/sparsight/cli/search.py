@@ -1,0 +1,67 @@
+"""What `sparsight optimize` does when it is given a budget."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsight.cli.app import say
+from sparsight.errors import SparsightError
+
+SpeedupOption = Annotated[
+    float | None, typer.Option(help="budget: search the settings that are so much faster than dense")
+]
+LatencyOption = Annotated[
+    float | None, typer.Option("--latency-ms", help="budget: milliseconds a picture")
+]
+MaxLossOption = Annotated[
+    float | None,
+    typer.Option(
+        help="budget: points of quality that may be lost (the demo: of mIoU; else: of the cosine)"
+    ),
+]
+TrialsOption = Annotated[int, typer.Option(min=1, help="of the search: different settings to try")]
+SeedOption = Annotated[int, typer.Option(help="of the search")]
+PresetOption = Annotated[str, typer.Option(help="of the search: nsga2, or evolution as in SparseViT")]
+TableOption = Annotated[
+    Path | None, typer.Option(help="of the search: latency table to use  [default: measured, in --out]")
+]
+StartOption = Annotated[
+    Path | None, typer.Option(help="of the search: a run folder whose weights every candidate uses")
+]
+
+
+def run_search(
+    model: str, loaded: Any, images: Any, out: Path, method: Any, budget: dict[str, float | None],
+    search: Any, table: Path | None, start: Path | None, max_images: int, module: str | None,
+    resolution: tuple[int, int],
+) -> Any:  # fmt: skip
+    """The plan that meets the budget."""
+    from sparsight.run import load
+    from sparsight.stages.search import Budget
+    from sparsight.stages.search import search as stage
+
+    judge = None
+    if model == "demo":
+        from sparsight.demo.compare import by_miou
+
+        judge = by_miou(resolution, max_images, say)
+    return stage(
+        loaded, images, Budget(**budget), out, method, search, load(start) if start else None,
+        table, max_images, model, module, judge,
+    )  # fmt: skip
+
+
+def pictures_of_demo(resolution: tuple[int, int]) -> Any:
+    """Scenes to search on; the reported quality is of others."""
+    from sparsight.demo.evaluate import ScenePictures
+    from sparsight.demo.run import CALIBRATION_SCENES, CALIBRATION_SEED
+    from sparsight.demo.scenes import SceneSet
+
+    return ScenePictures(SceneSet(CALIBRATION_SCENES, resolution, CALIBRATION_SEED))
+
+
+def images_or_refused(images: Path | None, model: str, budgeted: bool) -> None:
+    """Only a search on the demo needs no images."""
+    if images is None and not (model == "demo" and budgeted):
+        raise SparsightError("give a folder of pictures with --images DIR")
