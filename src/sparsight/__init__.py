@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SVE, ClsTopK, LowerResolution, ToMe
+    from sparsight.methods import SPOT, SVE, ClsTopK, LowerResolution, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
     from sparsight.stages.calibrate import analyze
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
+    from sparsight.stages.relevance import RelevanceTraining, fit_relevance
     from sparsight.tasks.evaluate import evaluate
     from sparsight.tasks.finetune import Finetuning, finetune
 
@@ -44,6 +45,7 @@ _WHERE = {
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
+    "fit_relevance": "sparsight.stages.relevance",
     "ImageFolder": "sparsight.images",
     "ImagesError": "sparsight.errors",
     "LabelsError": "sparsight.errors",
@@ -54,15 +56,18 @@ _WHERE = {
     "optimize": "sparsight.stages.optimize",
     "Plan": "sparsight.plan",
     "PlanError": "sparsight.errors",
+    "RelevanceTraining": "sparsight.stages.relevance",
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
     "SparsightError": "sparsight.errors",
+    "SPOT": "sparsight.methods",
     "SVE": "sparsight.methods",
     "ToMe": "sparsight.methods",
     "UnsupportedModelError": "sparsight.errors",
 }
 
 __all__ = [
+    "SPOT",
     "SVE",
     "ClsTopK",
     "Distillation",
@@ -74,6 +79,7 @@ __all__ = [
     "NotFiniteError",
     "Plan",
     "PlanError",
+    "RelevanceTraining",
     "SparsightError",
     "ToMe",
     "UnsupportedModelError",
@@ -82,6 +88,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "fit_relevance",
     "load",
     "measure",
     "optimize",

@@ -2,16 +2,18 @@
 
     L = 0.5 L_distill + 2 mean over k of (share of patches left after stage k - rho^k)^2
 
-The paper's recipe is not public; ours, after DynamicViT's: its weights; Gumbel noise and a hard choice
-with a straight-through gradient (sparsight.methods.spot.policy).  Ours alone: rho is drawn anew for every
-step; L_distill compares the final features with the dense model's, tokens weighted by salience, and once
-more cls alone.  Tokens that have left count too, for they keep their last value and are given out.
+The paper's recipe is not public.  Ours is DynamicViT's, with its weights: Gumbel noise, a hard choice
+and a straight-through gradient (sparsight.methods.spot.policy).  Ours alone: rho is drawn anew for each
+step; L_distill compares the final features with the dense model's, and once more cls alone.  Tokens that
+have left count too, for they keep their last value and are given out: each is weighted by its salience in
+the dense model's features and in the student's, since a background token that has left too early may
+stand out as an object does.
 """
 
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import model_validator
@@ -61,7 +63,7 @@ class RelevanceLoss(nn.Module):
         self.stages, self.draw, self.task_loss = stages, draw, task_loss
         self.teachers = (teacher,)  # not a child: neither trained nor wrapped
 
-    def forward(self, images: Tensor, truths: Tensor | None) -> Tensor:
+    def forward(self, images: Tensor, truths: Tensor | None = None) -> Tensor:
         """L of one batch, with the task's own loss added if there is one."""
         family = family_in(self.teachers[0])
         prefix = family.prefix_tokens(self.teachers[0])
@@ -69,14 +71,15 @@ class RelevanceLoss(nn.Module):
             wanted = family.features(self.teachers[0], images)
         with outputs_of(self.student, self.stages) as outputs:
             got = family.features(self.student, images)
-        loss = relative_square(got, wanted, salience(wanted, prefix)).mean()
+        weights = (salience(wanted, prefix) + salience(got.detach(), prefix)) / 2
+        loss = relative_square(got, wanted, weights).mean()
         if prefix:
             loss = loss + relative_square(got[:, :1], wanted[:, :1]).mean()
         total = DISTILL_WEIGHT * loss
         for k, stage in enumerate(self.stages, 1):
             left = getattr(outputs[stage], CARRY).keep[:, prefix:].mean(1)
             total = total + RATIO_WEIGHT / len(self.stages) * (left - self.draw.rho**k).square().mean()
-        if self.task_loss is not None:
+        if self.task_loss is not None and truths is not None:
             total = total + self.task_loss(got, truths)
         return total
 
@@ -110,11 +113,11 @@ def fit_relevance(
 
     draw = Draw(config.rho, torch.Generator())
     networks = _networks(plan, config, accelerator.device)
-    student = _student(teacher, plan, networks, draw)
+    student = _student(teacher, plan, config, networks, draw)
     trained = networks | _trainable_blocks(student, settings.train == "blocks")
     pictures = Batches(Reader(images), settings, accelerator)
 
-    def batch_of(step: int) -> tuple[Tensor, Tensor | None]:
+    def batch_of(step: int) -> tuple[Tensor, ...]:
         # A function of the step, so that resuming is exact; rho is the same for all processes.
         number = settings.seed * 1_000_003 + step
         low, high = settings.rho
@@ -122,11 +125,8 @@ def fit_relevance(
         draw.rho = low + (high - low) * chance
         draw.generator.manual_seed(number * accelerator.num_processes + accelerator.process_index)
         batch = pictures(step)
-        if task_loss is None:
-            return torch.stack(batch).to(accelerator.device), None
-        both = (torch.stack(part).to(accelerator.device) for part in zip(*batch, strict=True))
-        images, truths = both
-        return images, truths
+        columns = (batch,) if task_loss is None else zip(*batch, strict=True)
+        return tuple(torch.stack(list(column)).to(accelerator.device) for column in columns)
 
     width = max(family.dim(block) for block in blocks)
     usual = PREDICTOR_RATE if settings.train == "predictors" else 0.025 / width
@@ -168,9 +168,9 @@ def _is_shift(name: str) -> bool:
 
 
 def _student(
-    teacher: nn.Module, plan: Plan, networks: dict[str, nn.Parameter], draw: Draw
+    teacher: nn.Module, plan: Plan, config: SPOT, networks: dict[str, nn.Parameter], draw: Draw
 ) -> nn.Module:
-    """A copy of the teacher whose blocks run under the policy, with the plan's own changes of weights."""
+    """A copy of the teacher with the plan's changes of weights, whose blocks run under the policy."""
     student, family = copy.deepcopy(teacher), family_in(teacher)
     own = student.state_dict()
     with torch.no_grad():
@@ -179,9 +179,10 @@ def _student(
                 own[name.removeprefix("model.")].copy_(value)
     prefix, blocks = family.prefix_tokens(teacher), family.blocks(student)
     tensors: dict[str, Tensor] = dict(networks)
-    for layer in plan.method.changed_layers(family.global_layers(teacher)):
-        blocks[layer] = PolicyBlock(blocks[layer], family, prefix, plan.method, layer, tensors)
-        blocks[layer].draw = draw
+    for layer in config.changed_layers(family.global_layers(teacher)):
+        block = PolicyBlock(blocks[layer], family, prefix, config, layer, tensors)
+        block.draw = draw
+        blocks[layer] = block
     student.__dict__[STATE] = Applied(plan, family)
     return student
 

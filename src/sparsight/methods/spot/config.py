@@ -1,11 +1,17 @@
 """The settings of SPOT, as plain data."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sparsight.methods.base import Layers
-from sparsight.methods.pruning.config import Pruning
+from sparsight.methods.base import (
+    Fraction,
+    Layers,
+    Settings,
+    check_available,
+    check_everywhere,
+    quarters,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -13,20 +19,57 @@ if TYPE_CHECKING:
     from sparsight.families import Family
 
 
-class SPOT(Pruning):
-    """A small network ranks the tokens before each stage; the plan brings its weights.
+class SPOT(Settings):
+    """Tokens leave before the attention of each of `stages`; after the k-th, rho^k of them are left.
 
-    It reads a token's embedding and the attention statistics of the layer before and of `history`
-    earlier ones.  One training serves every `rho`.
+    A small network ranks them before each stage; the plan brings its weights.  It reads a token's
+    embedding and the attention statistics of the layer before and of `history` earlier ones.  One
+    training serves every `rho`.
     """
 
+    stages: Layers | None = None  # None: at one, two and three quarters of the depth
+    rho: Fraction = 0.7
     history: Annotated[int, Field(ge=0)] = 1
     hidden: Annotated[int, Field(ge=1)] = 32  # width of the network
     sample: Annotated[int, Field(ge=1)] = 32  # queries and keys that the statistics are taken from
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stages is not None:
+            if not self.stages:
+                raise ValueError("stages is empty: name at least one layer, or leave it out")
+            if list(self.stages) != sorted(set(self.stages)):
+                raise ValueError(f"stages must rise and not repeat, not {list(self.stages)}")
+            if self.stages[0] == 0:
+                raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
+        return self
+
+    @property
+    def named_stages(self) -> Layers:
+        """`stages` as numbers; only after they have been resolved against a model."""
+        if self.stages is None:
+            raise ValueError("the stages have not been resolved against a model")
+        return self.stages
+
     def noting(self, stage: int) -> Layers:
-        """The layer before `stage` and the `history` before that."""
+        """The layers whose statistics decide who enters layer `stage`."""
         return tuple(range(max(0, stage - 1 - self.history), stage))
+
+    def retained(self, layer: int) -> float:
+        """The fraction of the tokens that is in `layer`'s attention."""
+        return self.rho ** sum(stage <= layer for stage in self.named_stages)
+
+    def resolved(self, available: Layers, depth: int) -> Self:
+        """With `stages` as numbers."""
+        check_everywhere(available, depth, "SPOT")
+        stages = quarters(depth) if self.stages is None else self.stages
+        check_available(stages, available, depth)
+        return self.model_copy(update={"stages": stages})
+
+    def changed_layers(self, available: Layers) -> Layers:
+        """All from the first that is looked at."""
+        first = self.noting(self.named_stages[0])[0]
+        return tuple(layer for layer in available if layer >= first)
 
 
 def weight_names(stage: int) -> tuple[str, str, str]:

@@ -1,14 +1,14 @@
 """SPOT's block while it is trained: no token leaves, but those that would are hidden from the others.
 
-    p = 1 if r + a logit(rho) + c + noise > 0 else 0       stays or leaves; noise: a difference of Gumbels
-    A_ij = p_j exp(S_ij) / sum over l of p_l exp(S_il)     DynamicViT's attention masking
-    x' = x + p (block(x) - x)                              who has left keeps its last value
+    p = 1 if r + a logit(rho) + c + noise > 0 else 0      stays or leaves; noise: two Gumbels' difference
+    A_ij = p_j exp(S_ij) / sum over l of p_l exp(S_il)    DynamicViT's attention masking
+    x' = x + p (block(x) - x)                             who has left keeps its last value
 
 The hard choice makes the forward pass that of inference, with a threshold in place of a count; its
 gradient is that of the sigmoid (straight-through).  a and c serve the training alone: rho moves all of
 an image's tokens alike, so there is one ranking for every rho.  A hidden key has the weight HIDDEN in
-place of 0, or there would be no gradient to tell what seeing it would change.  log p is one more entry of
-the keys, times 1 in the queries: attention stays the fused one, without N x N forward or backward.
+place of 0, or no gradient would tell what seeing it would change.  log p is one more entry of the keys,
+times 1 in the queries: attention stays the fused one, without N x N forward or backward.
 """
 
 from dataclasses import dataclass
@@ -100,14 +100,14 @@ class PolicyBlock(WrappedBlock):
         notes = []
         for image, here in enumerate(self._here(keep)):
             seen = torch.cat([always, here + self.prefix])
-            one = [x[image : image + 1].index_select(2, seen) for x in (q, k)]
-            found = sampled_statistics(*one, self.prefix, self.config.sample).flatten(2)[0]
+            one, other = (x[image : image + 1].index_select(2, seen) for x in (q, k))
+            found = sampled_statistics(one, other, self.prefix, self.config.sample).flatten(2)[0]
             all_patches = found.new_zeros(q.shape[2] - self.prefix, found.shape[1])
             notes.append(all_patches.index_copy(0, here, found))
         return torch.stack(notes)
 
     def _decided(self, rows: Tensor, keep: Tensor, notes: dict[int, Tensor]) -> Tensor:
-        """`keep` without the tokens that leave here.  The network reads, and does not steer, the blocks."""
+        """`keep` without the tokens that leave here.  The network reads tokens and cannot steer them."""
         *weights, (slope, offset) = self.tensors.values()
         patches = rows.detach()[:, self.prefix :]
         rho = torch.tensor(self.draw.rho, device=rows.device)
@@ -135,7 +135,5 @@ def policed_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:
             return pad(x, (0, WIDER))
         return pad(torch.cat([x, entry.to(x.dtype)], -1), (0, WIDER - 1))
 
-    out = scaled_dot_product_attention(
-        wider(q, ones), wider(k, log * d**0.5), wider(v), scale=d**-0.5
-    )
+    out = scaled_dot_product_attention(wider(q, ones), wider(k, log * d**0.5), wider(v), scale=d**-0.5)
     return out[..., :d]
