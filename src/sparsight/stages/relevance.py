@@ -4,10 +4,10 @@
 
 The paper's recipe is not public.  Ours is DynamicViT's, with its weights: Gumbel noise, a hard choice
 and a straight-through gradient (sparsight.methods.spot.policy).  Ours alone: rho is drawn anew for each
-step; L_distill compares the final features with the dense model's, and once more cls alone.  Tokens that
-have left count too, for they keep their last value and are given out: each is weighted by its salience in
-the dense model's features and in the student's, since a background token that has left too early may
-stand out as an object does.
+step; L_distill compares the final features with the dense model's, and once more cls alone.  Tokens
+that have left count too, for they keep their last value and are given out: each is weighted by its
+salience in the dense model's features and in the student's, since a background token that has left too
+early may stand out as an object does.
 """
 
 import copy
