@@ -4,10 +4,8 @@
 
 The paper's recipe is not public.  Ours is DynamicViT's, with its weights: Gumbel noise, a hard choice
 and a straight-through gradient (sparsight.methods.spot.policy).  Ours alone: rho is drawn anew for each
-step; L_distill compares the final features with the dense model's, and once more cls alone.  Tokens
-that have left count too, for they keep their last value and are given out: each is weighted by its
-salience in the dense model's features and in the student's, since a background token that has left too
-early may stand out as an object does.
+step; L_distill compares the final features with the dense model's, tokens weighted by salience, and once
+more cls alone.  Tokens that have left count too, for they keep their last value and are given out.
 """
 
 import copy
@@ -71,8 +69,7 @@ class RelevanceLoss(nn.Module):
             wanted = family.features(self.teachers[0], images)
         with outputs_of(self.student, self.stages) as outputs:
             got = family.features(self.student, images)
-        weights = (salience(wanted, prefix) + salience(got.detach(), prefix)) / 2
-        loss = relative_square(got, wanted, weights).mean()
+        loss = relative_square(got, wanted, salience(wanted, prefix)).mean()
         if prefix:
             loss = loss + relative_square(got[:, :1], wanted[:, :1]).mean()
         total = DISTILL_WEIGHT * loss
