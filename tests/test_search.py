@@ -64,9 +64,7 @@ def test_starts_take_the_least_harmful_layers_first():
 
 
 @pytest.mark.parametrize("preset", ["nsga2", "evolution"])
-def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_goes_on(
-    tmp_path, preset
-):
+def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_goes_on(tmp_path, preset):
     settings = Search(trials=30, population=6, parents=3, preset=preset, seed=3)
     whole = run_trials(space(), settings, cost, harm, None, "recipe")
     assert len({t.key for t in whole}) == len(whole) == 30  # no setting is tried twice

@@ -12,7 +12,7 @@ from test_ops import full_map, random_qkv
 from test_stages import pictures_for
 
 import sparsight
-from sparsight.attach import applied, family_in, resolve
+from sparsight.attach import applied, family_in
 from sparsight.families import family_of
 from sparsight.methods import method_of
 from sparsight.methods.reduced import CARRY
@@ -347,40 +347,48 @@ def learnable(model, **settings):
     return at(make_plan(model, stages=(2,), rho=0.5, **settings), rho=0.5)
 
 
+def sparse_pictures(model):
+    """Four pictures that are blank but for a quarter of the patches, and where that is."""
+    images = make_images(model, batch=4)
+    height, width = family_in(model).patch_px(model)
+    content = torch.rand(4, 9, 7, generator=torch.Generator().manual_seed(5)) < 0.25
+    shown = content.repeat_interleave(height, 1).repeat_interleave(width, 2)
+    return list(3 * images * shown[:, None]), content.flatten(1)
+
+
 def settings_for_test(**changes):
-    usual = {"steps": 30, "rho": (0.5, 0.5), "batch": 2, "learning_rate": 3e-2}
+    usual = {"steps": 40, "rho": (0.5, 0.5), "batch": 2, "learning_rate": 1e-2}
     return sparsight.RelevanceTraining(**(usual | changes))
 
 
-@pytest.mark.parametrize("name", ["dinov2_reg", "siglip", "hf_dinov3"])
-def test_training_lowers_the_loss_and_every_network_learns(name):
-    model = make_model(name)
-    pictures = pictures_for(model, 4)
+def test_training_lowers_the_loss_and_every_network_learns():
+    model = make_model("hf_dinov3")
     before = {k: v.clone() for k, v in model.state_dict().items()}
     config = sparsight.SPOT(stages=(1, 2), min_tokens=0, hidden=8, sample=9)
-    plan, losses = sparsight.fit_relevance(model, Plan(method=config), pictures, settings_for_test())
+    plan, losses = sparsight.fit_relevance(
+        model, Plan(method=config), sparse_pictures(model)[0], settings_for_test(learning_rate=3e-2)
+    )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert applied(model) is None
-    # Random choices of the same rho, at first; 40 steps on four pictures are learned by heart.
-    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    # At first all tokens are as likely to stay; this model's tokens differ much in what they are worth.
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
     shapes = method_of(config).tensors(plan.method, model, family_of(model))
     assert set(shapes) == set(plan.weights)
     start = learning._initial(shapes, seed=0)
     assert all(not torch.equal(plan.weights[key], start[key]) for key in shapes)
-    resolve(plan, model, family_of(model))
 
 
-def test_trained_relevance_beats_chance():
-    model = make_model("augreg")
-    pictures = pictures_for(model, 4)
-    images = torch.stack(pictures)
-    dense, start = features(model, images), learnable(model)
-    trained, _ = sparsight.fit_relevance(model, start, pictures, settings_for_test(steps=120))
-    errors = []
-    for plan in (start, trained):
-        errors.append((features(sparsight.apply(model, plan), images) - dense).norm().item())
-        sparsight.restore(model)
-    assert errors[1] < errors[0]
+@pytest.mark.parametrize("name", ["augreg", "siglip"])
+def test_trained_relevance_keeps_what_stands_out(name):
+    model = make_model(name)
+    pictures, content = sparse_pictures(model)
+    config = sparsight.SPOT(stages=(1, 2), min_tokens=0, hidden=8, sample=9, rho=0.5)
+    plan, _ = sparsight.fit_relevance(model, Plan(method=config), pictures, settings_for_test())
+    sparsight.apply(model, plan)
+    prefix = family_in(model).prefix_tokens(model)
+    stays = stages_left(model, torch.stack(pictures))[:, prefix:] == 0
+    # A quarter of the tokens stays to the end, and of a blind choice a quarter would have content.
+    assert stays[content].float().mean() > 0.6
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch):

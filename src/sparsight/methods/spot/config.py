@@ -66,6 +66,10 @@ class SPOT(Settings):
         check_available(stages, available, depth)
         return self.model_copy(update={"stages": stages})
 
+    def label(self) -> str:
+        """The share that stays in each stage."""
+        return f"rho {self.rho:g}"
+
     def changed_layers(self, available: Layers) -> Layers:
         """All from the first that is looked at."""
         first = self.noting(self.named_stages[0])[0]
