@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 import sparsight
+from sparsight.attach import family_in, identity
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate, picture_of
 from sparsight.demo.run import (
@@ -54,7 +55,10 @@ def trained(model: Any, run: Path) -> Plan:
     pictures = ScenePictures(SceneSet(TRAINING_SCENES, TRAINING_SIZE, CALIBRATION_SEED))
     plan, losses = fit_relevance(model, Plan(method=sparsight.SPOT()), pictures, TRAINING, run)
     print([round(sum(losses[at : at + 50]) / 50, 4) for at in range(0, len(losses), 50)])
-    return plan.with_(versions=timing.versions(), source="demo")
+    return plan.with_(
+        model=identity(model, family_in(model)), versions=timing.versions(), source="demo",
+        resolution=TRAINING_SIZE,
+    )  # fmt: skip
 
 
 def arms_of(model: Any, plan: Plan) -> dict[str, Any]:
