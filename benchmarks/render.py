@@ -54,6 +54,24 @@ def camvid_recall(result: dict[str, Any]) -> str:
     return recall(result["analysis_distilled"])
 
 
+def spot(result: dict[str, Any]) -> str:
+    """SPOT at several rho, and an untrained ranking beside it."""
+    header = ["", "latency", "speedup", "own cost", "GFLOPs", "saved", "accuracy", "mIoU"]
+    header += ["feature error, mean", "worst image"]
+    lines = [
+        [
+            f"`{row['name']}`", f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
+            f"{100 * row['own_share']:.1f} %" if "own_share" in row else "-", f"{row['gflops']:.1f}",
+            f"{100 * row['flops_saved']:.0f} %", f"{row['accuracy']:.4f}", f"{row['miou']:.4f}",
+            f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
+    return note + "\n\n" + rows(header, lines)
+
+
 def attention(result: dict[str, Any]) -> str:
     """Speedups over the dense module or core of the same run."""
     arms = [
@@ -280,6 +298,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "search-demo": ("search-demo.json", front),
     "camvid": ("camvid-cpu.json", camvid),
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
+    "spot": ("spot-cpu.json", spot),
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
     "sam2": ("sam2-cpu.json", sam2),

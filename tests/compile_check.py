@@ -3,6 +3,7 @@
 import json
 
 import test_apply
+import test_spot
 import test_windowed
 import torch
 from conftest import WINDOWED, make_images, make_model
@@ -12,10 +13,14 @@ import sparsight
 
 errors = {}
 for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED):
-    for kind in GROUPS:
+    for kind in (*GROUPS, "spot") if name in ("dinov3", "siglip") else GROUPS:
         model = WINDOWED[name]() if name in WINDOWED else make_model(name)
         tests = test_windowed if name in WINDOWED else test_apply
-        sparsight.apply(model, tests.make_plan(model, "sampled", tests.GROUPS[kind]))
+        if kind == "spot":
+            plan = test_spot.make_plan(model)
+        else:
+            plan = tests.make_plan(model, "sampled", tests.GROUPS[kind])
+        sparsight.apply(model, plan)
         torch._dynamo.reset()
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
         worst = 0.0

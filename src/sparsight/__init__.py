@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SVE, ClsTopK, LowerResolution, ToMe
+    from sparsight.methods import SPOT, SVE, ClsTopK, LowerResolution, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
     from sparsight.stages.calibrate import analyze
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sparsight.stages.distil import Distillation
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
+    from sparsight.stages.relevance import RelevanceTraining, fit_relevance
     from sparsight.stages.search import Budget, Search, search
     from sparsight.tasks.evaluate import evaluate
     from sparsight.tasks.finetune import Finetuning, finetune
@@ -46,6 +47,7 @@ _WHERE = {
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
+    "fit_relevance": "sparsight.stages.relevance",
     "ImageFolder": "sparsight.images",
     "ImagesError": "sparsight.errors",
     "LabelsError": "sparsight.errors",
@@ -56,17 +58,20 @@ _WHERE = {
     "optimize": "sparsight.stages.optimize",
     "Plan": "sparsight.plan",
     "PlanError": "sparsight.errors",
+    "RelevanceTraining": "sparsight.stages.relevance",
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
     "Search": "sparsight.stages.search",
     "SparsightError": "sparsight.errors",
+    "SPOT": "sparsight.methods",
     "SVE": "sparsight.methods",
     "ToMe": "sparsight.methods",
     "UnsupportedModelError": "sparsight.errors",
 }
 
 __all__ = [
+    "SPOT",
     "SVE",
     "Budget",
     "ClsTopK",
@@ -79,6 +84,7 @@ __all__ = [
     "NotFiniteError",
     "Plan",
     "PlanError",
+    "RelevanceTraining",
     "Search",
     "SparsightError",
     "ToMe",
@@ -88,6 +94,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "fit_relevance",
     "load",
     "measure",
     "optimize",

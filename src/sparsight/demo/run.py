@@ -36,6 +36,7 @@ DISTILLATION = Distillation(steps=300, scorers=("sampled", "linear"))
 # Chosen by trial on calibration scenes: docs/encoder.md.
 METHOD = SVE(scorer="linear", keep=3 / 16, keep_queries=1 / 32, sample_every=32)
 DISTILLED = "distilled"  # the package's run folder, made by `sparsight demo --full`
+RELEVANCE = "spot"  # the same of SPOT, made by `python benchmarks/spot.py --train`
 
 
 def run_demo(
@@ -122,11 +123,12 @@ def build_arms(model: Any, plan: Plan) -> dict[str, Any]:
     }
 
 
-def packaged_plan() -> Plan:
-    """The plan and distilled weights that came with the package, in float32."""
-    folder = Path(str(files("sparsight.demo") / "weights" / DISTILLED))
+def packaged_plan(name: str = DISTILLED) -> Plan:
+    """A plan and its weights that came with the package, in float32: DISTILLED, or RELEVANCE of SPOT."""
+    folder = Path(str(files("sparsight.demo") / "weights" / name))
     if not folder.is_dir():
-        raise SparsightError("this package has no distilled weights: run sparsight demo --full")
+        made_by = "sparsight demo --full" if name == DISTILLED else "python benchmarks/spot.py --train"
+        raise SparsightError(f"this package has no {name!r} weights: run {made_by}")
     plan = load(folder)
     return plan.with_(weights={key: value.float() for key, value in plan.weights.items()})
 

@@ -9,6 +9,8 @@ from sparsight.errors import PlanError
 from sparsight.methods.base import Settings
 from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.lower_resolution.config import LowerResolution
+from sparsight.methods.spot import config as spot
+from sparsight.methods.spot.config import SPOT
 from sparsight.methods.sve import config as sve
 from sparsight.methods.sve.config import SVE, map_name, projector_name
 from sparsight.methods.tome.config import ToMe
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "METHODS",
+    "SPOT",
     "SVE",
     "ClsTopK",
     "LowerResolution",
@@ -69,6 +72,10 @@ METHODS: dict[str, Method] = {
         ),
         Method("tome", ToMe, "sparsight.methods.tome.block:MergingBlock"),
         Method("cls-topk", ClsTopK, "sparsight.methods.cls_topk.block:PruningBlock", asks_prefix=True),
+        Method(
+            "spot", SPOT, "sparsight.methods.spot.block:SpotBlock", spot.tensors,
+            untrained="SPOT ranks by small networks: train them with sparsight.fit_relevance",
+        ),
     )
 }  # fmt: skip
 

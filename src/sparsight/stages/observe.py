@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sparsight.attach import family_in
-from sparsight.errors import NotFiniteError
+from sparsight.attach import applied, family_in
+from sparsight.errors import NotFiniteError, PlanError
+from sparsight.methods.reduced import CARRY, Reduced
 from sparsight.ops.statistics import average_attention
 
 
@@ -78,6 +79,26 @@ def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Te
     finally:
         for handle in handles:
             handle.remove()
+
+
+def stages_left(model: nn.Module, images: Tensor) -> Tensor:
+    """(b, n): at which stage each token of `images` left, counted from 1; 0 if it stayed to the end.
+
+    Raises PlanError if `model` has no plan applied whose method has stages.
+    """
+    state = applied(model)
+    stages = getattr(state.plan.method, "stages", None) if state else None
+    if state is None or stages is None:
+        raise PlanError("no tokens leave this model in stages: apply a plan of SPOT or ClsTopK")
+    with evaluating(model), outputs_of(model, stages) as outputs:
+        state.family.features(model, images)
+    left = torch.zeros(outputs[stages[0]].shape[:2], dtype=torch.long)
+    for number, stage in enumerate(stages, 1):
+        going_on: Reduced | None = getattr(outputs[stage], CARRY, None)  # None: the layer ran dense
+        if going_on is not None:
+            here = torch.zeros_like(left, dtype=torch.bool).scatter_(1, going_on.rows.cpu(), True)
+            left[~here & (left == 0)] = number
+    return left
 
 
 @contextmanager
