@@ -31,7 +31,7 @@ class Head(nn.Module):
         self.classes = nn.Linear(MIXED, CLASSES * CELLS * CELLS)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
-        """Class logits per cell, (batch, classes, height / 2, width / 2), from the maps of `stages_of`."""
+        """Class logits per cell, (batch, classes, height / 2, width / 2), from `stages_of`."""
         mixed = None
         for x, norm, linear in zip(stages, self.norms, self.maps, strict=True):
             part = linear(norm(x)).permute(0, 3, 1, 2)

@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SVE, ClsTopK, LowerResolution, ToMe
+    from sparsight.methods import SVE, ClsTopK, LowerResolution, SparseViT, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
+    from sparsight.stages.adapt import Adaptation, adapt
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.compare import compare
     from sparsight.stages.distil import Distillation
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "adapt": "sparsight.stages.adapt",
+    "Adaptation": "sparsight.stages.adapt",
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "Budget": "sparsight.stages.search",
@@ -60,6 +63,7 @@ _WHERE = {
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
     "Search": "sparsight.stages.search",
+    "SparseViT": "sparsight.methods",
     "SparsightError": "sparsight.errors",
     "SVE": "sparsight.methods",
     "ToMe": "sparsight.methods",
@@ -68,6 +72,7 @@ _WHERE = {
 
 __all__ = [
     "SVE",
+    "Adaptation",
     "Budget",
     "ClsTopK",
     "Distillation",
@@ -80,9 +85,11 @@ __all__ = [
     "Plan",
     "PlanError",
     "Search",
+    "SparseViT",
     "SparsightError",
     "ToMe",
     "UnsupportedModelError",
+    "adapt",
     "analyze",
     "apply",
     "compare",

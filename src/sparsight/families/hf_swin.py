@@ -50,8 +50,8 @@ FAMILY = Family(
             lambda m: all(len(stage.blocks) % 2 == 0 for stage in m.encoder.layers),
         ),
         (
-            "its shifted windows: SwinLayer has given up the shift of a block for good, because it met a "
-            "picture whose map was no larger than a window (load the model again)",
+            "its shifted windows: SwinLayer gave up the shift of a block for good when it met a map no "
+            "larger than a window (load the model again)",
             lambda m: all(wanted == found for wanted, found in _shifts(m)),
         ),
         (
@@ -63,7 +63,7 @@ FAMILY = Family(
     prefix_tokens=lambda m: 0,
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
-    features=lambda m, images: m(images).last_hidden_state,
+    features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
     wants_maps=lambda block: block.attention.config.output_attentions,
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),

@@ -38,7 +38,8 @@ FAMILY = Family(
             "an even number of blocks in every stage, regular and shifted in turn",
             lambda m: all(
                 len(stage.blocks) % 2 == 0
-                and [any(b.target_shift_size) for b in stage.blocks] == [False, True] * (len(stage.blocks) // 2)
+                and [any(b.target_shift_size) for b in stage.blocks]
+                == [False, True] * (len(stage.blocks) // 2)
                 for stage in m.layers
             ),
         ),
@@ -72,7 +73,7 @@ FAMILY = Family(
         rolls_first=True,
         bias=lambda block: block.attn._get_rel_pos_bias()[0],
         mask=_mask,
-        grid=lambda x, host: tuple(x.shape[1:3]),
+        grid=lambda x, host: (x.shape[1], x.shape[2]),
         result=lambda tokens, x: tokens.view(x.shape),
     ),
 )

@@ -67,8 +67,8 @@ def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Te
     outputs: dict[int, Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
-        def hook(block: nn.Module, args: Any, output: Tensor) -> None:
-            outputs[layer] = output
+        def hook(block: nn.Module, args: Any, output: Any) -> None:
+            outputs[layer] = output if isinstance(output, Tensor) else output[0]  # Swin adds its maps
 
         return hook
 

@@ -13,6 +13,7 @@ nothing is written back to them.
 """
 
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -129,12 +130,10 @@ class WindowBlock(WrappedBlock):
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
         pair = self.layer // 2
-        for stage, sparsities in enumerate(self.config.by_stage, 1):
-            if pair < len(sparsities):
-                break
-            pair -= len(sparsities)
+        ends = list(accumulate(map(len, self.config.by_stage)))
+        stage = 1 + sum(end <= pair for end in ends)
         return (
             f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
-            f"sparsity {sparsities[pair]} would leave none: the most it can drop is {count - 1} of "
-            f"{count}; lower sparsity there, or give larger pictures"
+            f"sparsity {self.config.by_pair[pair]} would leave none: it can drop at most {count - 1} "
+            f"of {count}; lower sparsity there, or give larger pictures"
         )

@@ -56,12 +56,16 @@ class SparseViT(Settings):
         """`sparsity` of every pair, all stages in a row."""
         return tuple(s for stage in self.by_stage for s in stage)
 
+    def resolved(self, available: Layers, depth: int) -> Self:
+        """As it is: `fit` knows the stages."""
+        return self
+
     def changed_layers(self, available: Layers) -> Layers:
         """Both blocks of every pair that drops windows."""
         return tuple(layer for layer in available if self.by_pair[layer // 2] > 0)
 
 
-def resolved(config: SparseViT, model: "nn.Module", family: "Family") -> SparseViT:
+def fit(config: SparseViT, model: "nn.Module", family: "Family") -> SparseViT:
     """`config` with a figure for every pair of `model`; raises PlanError if it has other pairs."""
     assert family.windows is not None  # or the method would have been refused
     depths = family.windows.stages(model)

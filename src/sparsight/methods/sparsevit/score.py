@@ -15,9 +15,7 @@ def magnitude(x: Float[Tensor, "b n c"]) -> Float[Tensor, "b n"]:
     return x.float().abs().mean(2)
 
 
-def rank_windows(
-    magnitudes: Float[Tensor, "b n"], table: Int[Tensor, "w l"]
-) -> Int[Tensor, "b w"]:
+def rank_windows(magnitudes: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Int[Tensor, "b w"]:
     """The windows of each picture, strongest first; places without a token count as zero."""
     strength = in_windows(magnitudes, table).norm(dim=2)
     return strength.argsort(dim=1, descending=True, stable=True)
