@@ -311,6 +311,8 @@ def test_settings_for_another_swin_are_refused(model):
 def test_methods_are_refused_where_the_attention_is_of_the_other_kind(model):
     with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin attend within"):
         sparsight.apply(model, sparsight.SVE(layers="all"))
+    with pytest.raises(sparsight.PlanError, match=r"no global attention in .*_swin to ana"):
+        sparsight.optimize(model, list(pictures(model)))
     plain = make_model("augreg")
     with pytest.raises(sparsight.PlanError, match=r"SparseViT drops windows, .* block of timm_vit"):
         sparsight.apply(plain, SETTINGS)

@@ -34,8 +34,8 @@ class Phase:
 
 
 PHASES = (
-    Phase(2800, 8, 256, 1.2e-3),
-    Phase(600, 2, 512, 5e-4),
+    Phase(1500, 8, 256, 1.2e-3),
+    Phase(400, 2, 512, 5e-4),
     Phase(100, 1, 1024, 1e-4),
 )
 WARMUP_STEPS = 200

@@ -1,6 +1,6 @@
 """What a family of host models is: where things are, as data."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import takewhile
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from sparsight.families.windows import Nested, Windows
 
 Host = Any  # a model or block of another library: its attributes are known to its family file alone
 
@@ -38,78 +40,6 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """How the blocks of a family cut their tokens into windows; functions take the block first.
-
-    `result` makes what a block returns of tokens (b, n, c) and of the block's input.
-    """
-
-    stages: Callable[[Host], tuple[int, ...]]  # of a model: the number of blocks in each stage
-    size: Callable[[Host], tuple[int, int]]  # height and width of a window
-    # block, height and width of the grid -> by how many tokens the windows are shifted up and left
-    shift: Callable[[Host, tuple[int, int]], tuple[int, int]]
-    rolls_first: bool  # the shift comes before padding to whole windows; else after it
-    bias: Callable[[Host], "Tensor"]  # (heads, l, l) for the l tokens of a window
-    # block, height and width of the padded grid, its tokens -> (windows, l, l) of a shifted block
-    mask: Callable[[Host, tuple[int, int], "Tensor"], "Tensor"]
-    grid: Callable[["Tensor", dict[str, Any]], tuple[int, int]]  # of a block's input and arguments
-    result: Callable[["Tensor", "Tensor"], Any]
-    # While in here, a block's own forward does not change its settings.
-    steady: Callable[[Host], AbstractContextManager[Any]] = nullcontext
-
-    def reassemble(self, parts: Parts, block: Host, x: "Tensor", **host: Any) -> Any:
-        """The block's own forward from its parts, in full: shift, padding, windows, and all back."""
-        from torch.nn.functional import pad, scaled_dot_product_attention
-
-        (height, width), (tall, wide) = self.grid(x, host), self.size(block)
-        rows = x.flatten(1, -2)
-        b, _, c = rows.shape
-        up, left = self.shift(block, (height, width))
-        padding = (0, 0, 0, -width % wide, 0, -height % tall)
-        h = parts.norm(block, rows).view(b, height, width, c)
-        if self.rolls_first:
-            h = pad(h.roll((-up, -left), (1, 2)), padding)
-        else:
-            h = pad(h, padding).roll((-up, -left), (1, 2))
-        down, across = h.shape[1] // tall, h.shape[2] // wide
-        cut = h.view(b, down, tall, across, wide, c).transpose(2, 3)
-        windows = cut.reshape(b * down * across, tall * wide, c)
-        seen = self.bias(block)[None]
-        if up or left:
-            mask = self.mask(block, (down * tall, across * wide), rows)
-            seen = seen + mask.repeat(b, 1, 1)[:, None]
-        out = scaled_dot_product_attention(*parts.qkv(block, windows), attn_mask=seen).transpose(1, 2)
-        y = parts.merge(block, out, windows).view(cut.shape).transpose(2, 3).reshape(h.shape)
-        if self.rolls_first:
-            y = y[:, :height, :width].roll((up, left), (1, 2))
-        else:
-            y = y.roll((up, left), (1, 2))[:, :height, :width]
-        tokens = parts.mlp(block, parts.residual(block, rows, y.flatten(1, 2)))
-        return self.result(tokens, x)
-
-
-class Nested:
-    """The blocks of several containers as one, in their order."""
-
-    def __init__(self, containers: Sequence[Host]) -> None:
-        self.places = [(container, n) for container in containers for n in range(len(container))]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, layer: int) -> Host:
-        container, place = self.places[layer]
-        return container[place]
-
-    def __setitem__(self, layer: int, block: Host) -> None:
-        container, place = self.places[layer]
-        container[place] = block
-
-    def __iter__(self) -> Iterator[Host]:
-        return (self[layer] for layer in range(len(self)))
-
-
-@dataclass(frozen=True)
 class Family:
     """Where the blocks, prefix tokens and patches of one family of models are."""
 
@@ -132,7 +62,7 @@ class Family:
     mask: str = "attn_mask"  # the argument of a block that masks attention
     wants_maps: Callable[[Host], bool] = lambda block: False  # its settings ask for attention maps
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
-    windows: Windows | None = None  # where every block attends within windows
+    windows: "Windows | None" = None  # where every block attends within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
 

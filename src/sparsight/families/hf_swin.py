@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sparsight.families.base import Family, Nested, Parts, Windows, is_instance
+from sparsight.families.base import Family, Parts, is_instance
 from sparsight.families.hf import MODELS, PLACES, project
+from sparsight.families.windows import Nested, Windows
 
 SWIN = MODELS + "swin.modeling_swin."
 

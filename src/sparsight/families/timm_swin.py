@@ -1,6 +1,7 @@
 """timm `SwinTransformer` (v1): every block attends within windows, every second one shifted."""
 
-from sparsight.families.base import Family, Nested, Parts, Windows, is_instance
+from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.windows import Nested, Windows
 
 SWIN = "timm.models.swin_transformer."
 

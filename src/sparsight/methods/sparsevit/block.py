@@ -44,7 +44,7 @@ class Layout:
     shift: tuple[int, int]
     table: Tensor  # (w, l) numbers of tokens
     padded: bool
-    masks: Tensor | None  # (kinds, l, l), the masks that occur in a shifted block
+    masks: Tensor | None  # (4, l, l), the masks of the four corners of a shifted map
     kind: Tensor | None  # (w,), which of them each window has
 
 
@@ -110,22 +110,35 @@ class WindowBlock(WrappedBlock):
         return everything[: b * n].view(b, n, c)
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
-        """The layout of a map of `grid`, on the device of `x`."""
+        """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
         windows = self.family.windows
         assert windows is not None
         size, shift = windows.size(self), windows.shift(self, grid)
+        if torch.compiler.is_compiling():  # it becomes constants of the graph
+            return self._lay_out(x, grid, size, shift)
         key = (grid, size, shift, x.device)
         if self.layout is None or self.layout[0] != key:
-            with torch.inference_mode(False), torch.no_grad():  # kept: training may use it too
-                table = window_table(grid, size, shift, windows.rolls_first)
-                masks = kind = None
-                if any(shift):
-                    padded = (grid[0] + -grid[0] % size[0], grid[1] + -grid[1] % size[1])
-                    mask = windows.mask(self, padded, x)
-                    masks, kind = mask.unique(dim=0, return_inverse=True)
-                is_padded = bool((table == grid[0] * grid[1]).any())
-                self.layout = key, Layout(shift, table.to(x.device), is_padded, masks, kind)
+            with torch.inference_mode(False):  # training may come after inference
+                self.layout = key, self._lay_out(x, grid, size, shift)
         return self.layout[1]
+
+    @torch.no_grad()
+    def _lay_out(
+        self, x: Tensor, grid: tuple[int, int], size: tuple[int, int], shift: tuple[int, int]
+    ) -> Layout:
+        windows = self.family.windows
+        assert windows is not None
+        table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
+        down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
+        is_padded = (down * size[0], across * size[1]) != grid
+        if not any(shift):
+            return Layout(shift, table, is_padded, None, None)
+        # Tokens from opposite edges meet in the last row and column of windows, and nowhere else.
+        corners = torch.tensor([0, across - 1, (down - 1) * across, down * across - 1], device=x.device)
+        masks = windows.mask(self, (down * size[0], across * size[1]), x).index_select(0, corners)
+        is_last = [torch.arange(count, device=x.device) == count - 1 for count in (down, across)]
+        kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
+        return Layout(shift, table, is_padded, masks, kind)
 
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
