@@ -1,6 +1,7 @@
 """Adapt the small Swin to dropping windows, without labels.
 
-`python benchmarks/swin/adapt.py --out runs/swin-adapted`; interrupted, the same command goes on.  By default the student learns the outputs of the dense model's stages, as `sparsight.adapt` does for any
+`python benchmarks/swin/adapt.py --out runs/swin-adapted`; interrupted, the same command goes on.  By
+default the student learns the outputs of the dense model's stages, as `sparsight.adapt` does for any
 model.  With `--predictions` it learns what the dense model's head makes of them.
 """
 
