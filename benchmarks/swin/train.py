@@ -2,6 +2,7 @@
 
 Small pictures first, then larger ones; the weights do not depend on the size.  The smallest are 256 px,
 where the last stage is just one window.  Interrupted, the same command goes on from the last checkpoint.
+When it is done, the weights stand in benchmarks/swin/weights, in float16.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sparsight.demo import encoder, scenes
+from sparsight.files import write_json
+from sparsight.stages import timing
 
 FIRST_TRAINING_SEED = 1_500_000_000  # held-out scenes have seeds far below
 
@@ -147,10 +150,32 @@ def train(folder: Path, minutes: float) -> bool:
     return True
 
 
+def install(folder: Path) -> None:
+    """Put the weights where the benchmark looks for them, and beside them how they were trained."""
+    with safe_open(folder / "checkpoint.safetensors", "pt") as handle:
+        position = json.loads(handle.metadata()["position"])
+    tensors = load_file(folder / "checkpoint.safetensors")
+    weights = {k[6:]: value.half() for k, value in tensors.items() if k.startswith("model.")}
+    swin.WEIGHTS.mkdir(exist_ok=True)
+    save_file(weights, swin.WEIGHTS / "swin.safetensors")
+    facts = {
+        "command": "python benchmarks/swin/train.py --out runs/swin",
+        "parameters": sum(value.numel() for value in weights.values()),
+        "trained_seconds": round(position["seconds"]),
+        "machine": timing.machine(torch.device("cpu")),
+        "versions": timing.versions(),
+        "seed": 0,
+    }
+    write_json(swin.WEIGHTS / "swin.json", facts)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=float("inf"))
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    print("done" if train(arguments.out, arguments.minutes) else "interrupted: run again to go on")
+    if train(arguments.out, arguments.minutes):
+        install(arguments.out)
+    else:
+        print("interrupted: run again to go on")
