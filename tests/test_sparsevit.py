@@ -266,6 +266,32 @@ def test_gradients_reach_every_weight_and_survive_a_run_without_them(model):
     assert not [n for n in missing if "pooler" not in n and "k_proj.bias" not in n]
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_gradients_are_the_same_or_refused(reentrant):
+    model, gradients = make_timm_swin(), []
+    sparsight.apply(model, SETTINGS)
+    x = model.layers[1].downsample(torch.randn(1, 23, 19, 16)).detach().requires_grad_()
+
+    def through(run):
+        y = x
+        for block in model.layers[1].blocks:
+            y = run(block, y)
+        y.square().mean().backward()
+        return next(model.layers[1].blocks[3].parameters()).grad
+
+    gradients.append(through(lambda block, y: block(y)).clone())
+    model.zero_grad()
+
+    def checkpointed():
+        return through(lambda *a: torch.utils.checkpoint.checkpoint(*a, use_reentrant=reentrant))
+
+    if reentrant:
+        with pytest.raises(sparsight.SparsightError, match="choose use_reentrant=False"):
+            checkpointed()
+    else:
+        torch.testing.assert_close(checkpointed(), gradients[0], atol=1e-6, rtol=1e-4)
+
+
 def test_operations_fall_by_the_windows_dropped(model):
     images = pictures(model, batch=1)
     sparse = sparsight.apply(copy.deepcopy(model), sparsight.SparseViT(sparsity=((0.5,), (0, 0))))

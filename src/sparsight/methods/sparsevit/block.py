@@ -62,7 +62,8 @@ class WindowBlock(WrappedBlock):
     def forward(self, x: Tensor, *args: Any, **host: Any) -> Any:
         """`original(x, ...)` on the kept windows; dense where all are kept.
 
-        Raises SparsightError if no window would be left, or if attention maps are asked for.
+        Raises SparsightError if no window would be left, if attention maps are asked for, and when
+        reentrant gradient checkpointing has lost the ranking of the stage.
         """
         host |= zip(self.arguments, args, strict=False)
         windows = self.family.windows
@@ -81,7 +82,13 @@ class WindowBlock(WrappedBlock):
                 "output_attentions, or restore the model first"
             )
         rows = x.flatten(1, -2)
-        carry: Carry = getattr(x, CARRY, None) or Carry(magnitude(rows.detach()))
+        carry: Carry | None = getattr(x, CARRY, None)
+        if carry is None and self._follows() and x.is_leaf and x.requires_grad:
+            raise SparsightError(  # its recomputation detaches x, so the ranking would be another one
+                f"layer {self.layer} shares the ranking of its stage, which gradient checkpointing with "
+                "use_reentrant=True loses: choose use_reentrant=False"
+            )
+        carry = carry or Carry(magnitude(rows.detach()))
         if layout.shift not in carry.orders:
             carry.orders[layout.shift] = rank_windows(carry.magnitudes, layout.table)
         done = self._run(rows, layout, carry.orders[layout.shift][:, :kept])
@@ -140,13 +147,21 @@ class WindowBlock(WrappedBlock):
         kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
         return Layout(shift, table, is_padded, masks, kind)
 
+    def _stage(self) -> tuple[int, int]:
+        """The place of this block's stage, and that of the stage's first pair among all."""
+        ends = list(accumulate(map(len, self.config.by_stage), initial=0))
+        stage = sum(end <= self.layer // 2 for end in ends) - 1
+        return stage, ends[stage]
+
+    def _follows(self) -> bool:
+        """Whether an earlier block of the stage drops windows too."""
+        first, pair = self._stage()[1], self.layer // 2
+        return self.layer % 2 == 1 or any(self.config.by_pair[first:pair])
+
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
-        pair = self.layer // 2
-        ends = list(accumulate(map(len, self.config.by_stage)))
-        stage = 1 + sum(end <= pair for end in ends)
         return (
-            f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
-            f"sparsity {self.config.by_pair[pair]} would leave none: it can drop at most {count - 1} "
+            f"stage {self._stage()[0] + 1} has {count} window{'s' * (count > 1)} in a picture of this size, and "
+            f"sparsity {self.config.by_pair[self.layer // 2]} would leave none: it can drop at most {count - 1} "
             f"of {count}; lower sparsity there, or give larger pictures"
         )
