@@ -160,8 +160,9 @@ class WindowBlock(WrappedBlock):
 
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
+        stage, sparsity = self._stage()[0] + 1, self.config.by_pair[self.layer // 2]
         return (
-            f"stage {self._stage()[0] + 1} has {count} window{'s' * (count > 1)} in a picture of this size, and "
-            f"sparsity {self.config.by_pair[self.layer // 2]} would leave none: it can drop at most {count - 1} "
-            f"of {count}; lower sparsity there, or give larger pictures"
+            f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
+            f"sparsity {sparsity} would leave none: it can drop at most {count - 1} of {count}; lower "
+            "sparsity there, or give larger pictures"
         )
