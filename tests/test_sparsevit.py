@@ -16,6 +16,8 @@ from sparsight.models import load_model
 from sparsight.ops.windows import window_table
 from sparsight.plan import Plan
 from sparsight.stages import timing
+from sparsight.stages.arm import arm_of
+from sparsight.stages.compare import compare
 from sparsight.stages.measure import fused
 
 SPARSITY = ((0.6,), (0.25, 0.5))
@@ -304,6 +306,27 @@ def test_operations_fall_by_the_windows_dropped(model):
     dense = count * l * (4 * dim**2 + 2 * l * dim) + tokens * 8 * dim**2
     ours = kept * l * (12 * dim**2 + 2 * l * dim)
     assert (counts[0] - counts[1]) * 1e9 == pytest.approx(4 * (dense - ours), rel=1e-6)
+
+
+def test_compare_has_rows_for_what_fits_a_swin():
+    model = make_timm_swin(size_px=(128, 128))
+    result = compare(model, list(make_images(model, 1, (32, 32))), repeats=1)
+    found = [row["method"] for row in result["rows"]]
+    assert set(found) == {"dense", "lower-resolution", "sparsevit"}
+    assert {"sve", "tome", "cls-topk"} <= result["left_out"].keys()
+    assert "attend within windows" in result["left_out"]["tome"]
+    counts = [row["gflops"] for row in result["rows"] if row["method"] == "sparsevit"]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] < result["rows"][0]["gflops"]
+    assert SETTINGS.label() == "drop 60, 25-50 % of the windows"
+
+
+def test_a_lower_resolution_leaves_the_windows_as_they_are():
+    model = make_timm_swin(size_px=(128, 128))
+    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (128, 128))
+    assert {block.window_size for block in family_of(model).blocks(arm.model)} == {(4, 5)}
+    with torch.no_grad():
+        assert arm.full_size(torch.randn(1, 3, 128, 128)).shape == (1, 16 * 16, 32)
 
 
 def test_too_few_windows_for_the_sparsity_is_an_error_with_the_stage(model):

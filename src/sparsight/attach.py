@@ -17,7 +17,7 @@ from sparsight.plan import ModelIdentity, Plan
 from sparsight.run import load, save_plan
 
 STATE = "_sparsight"  # where a changed model keeps what `restore` needs
-_UNFIT = {
+UNFIT = {  # by what a method needs
     "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
     "SparseViT",
     "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
@@ -131,7 +131,7 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     depth, available = len(family.blocks(model)), family.layers_with(method.needs, model)
     if not available:
         raise PlanError(
-            _UNFIT[method.needs].format(method=type(plan.method).__name__, family=family.name)
+            UNFIT[method.needs].format(method=type(plan.method).__name__, family=family.name)
         )
     plan = plan.with_(method=method.fit(plan.method.resolved(available, depth), model, family))
     if method.asks_prefix and family.prefix_tokens(model) == 0:

@@ -56,6 +56,18 @@ class SparseViT(Settings):
         """`sparsity` of every pair, all stages in a row."""
         return tuple(s for stage in self.by_stage for s in stage)
 
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """A fifth, two fifths and three fifths of the windows everywhere."""
+        return tuple(cls(sparsity=fifths / 5) for fifths in (1, 2, 3))
+
+    def label(self) -> str:
+        """The sparsity, by stage if it differs."""
+        if not isinstance(self.sparsity, tuple):
+            return f"drop {self.sparsity:.0%} of the windows"
+        stages = ("-".join(f"{100 * s:.0f}" for s in stage) for stage in self.sparsity)
+        return f"drop {', '.join(stages)} % of the windows"
+
     def resolved(self, available: Layers, depth: int) -> Self:
         """As it is: `fit` knows the stages."""
         return self
