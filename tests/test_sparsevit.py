@@ -439,6 +439,38 @@ def test_adaptation_brings_the_sparse_model_closer_at_any_sparsity(model):
         assert errors[1] < 0.9 * errors[0]
 
 
+def test_misalignment_is_of_the_ranking_and_not_of_the_scale():
+    from sparsight.stages.adapt import misalignment
+
+    strong = torch.rand(2, 50, generator=torch.Generator().manual_seed(7))
+    assert misalignment(strong, 3 * strong.square() + 1).item() == pytest.approx(0, abs=1e-5)
+    assert misalignment(strong, -strong.square()).item() == pytest.approx(2, abs=1e-5)
+    assert misalignment(torch.ones(2, 50), strong).item() == 1  # nothing stands out
+
+
+def test_alignment_makes_magnitudes_follow_what_stands_out():
+    from sparsight.ops.fidelity import salience
+    from sparsight.stages.adapt import misalignment
+    from sparsight.stages.observe import inputs_of, outputs_of
+
+    model = make_timm_swin()
+    images, found = list(pictures(model)), []
+    with torch.no_grad(), outputs_of(model, [5]) as wanted:
+        model.forward_features(torch.stack(images))
+    target = salience(wanted[5].flatten(1, 2), prefix=0, power=2.0)
+    for align in (0.0, 1.0):
+        settings = sparsight.Adaptation(steps=30, batch=2, learning_rate=1e-3, tenths=6, align=align)
+        plan, _ = sparsight.adapt(model, Plan(method=SETTINGS), images, settings)
+        sparsight.apply(model, plan)
+        with inputs_of(model, [2]) as given:
+            features(model, torch.stack(images))
+        found.append(misalignment(given[2].flatten(1, 2).abs().mean(2), target).item())
+        sparsight.restore(model)
+    assert (
+        found[1] < found[0] - 0.1
+    )  # a tenth of a correlation: ten times what noise of 120 tokens makes
+
+
 def test_an_interrupted_adaptation_goes_on_to_the_same_weights(tmp_path):
     model = make_timm_swin()
     images, plan = list(pictures(model)), Plan(method=SETTINGS)
@@ -466,7 +498,7 @@ def test_adaptation_with_labels_uses_the_loss_it_is_given():
         logits = student.forward_features(images).mean((1, 2))
         return torch.nn.functional.cross_entropy(logits, labels)
 
-    settings = sparsight.Adaptation(steps=20, batch=2, learning_rate=1e-3, tenths=6)
+    settings = sparsight.Adaptation(steps=20, batch=2, learning_rate=1e-3, tenths=6, align=0)
     plan, losses = sparsight.adapt(model, Plan(method=SETTINGS), labelled, settings, loss=loss)
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])  # two pictures are soon known by heart
     assert plan.recipe["adaptation"]["labels"] is True

@@ -34,7 +34,7 @@ SPARSITIES: dict[str, Any] = {
     "70, 0, 20-40-50, 0 %": ((0.7,), (0.0,), (0.2, 0.4, 0.5), (0.0,)),
     "80, 0, 50-70-80, 0 %": ((0.8,), (0.0,), (0.5, 0.7, 0.8), (0.0,)),
 }
-ADAPTED = {"features": "adapted", "predictions": "adapted-predictions"}  # name -> folder
+ADAPTED = {"aligned": "adapted", "unaligned": "adapted-unaligned"}  # name -> folder, if it is there
 
 
 def logits_of(model: Any, picture: Tensor) -> Tensor:

@@ -81,6 +81,26 @@ def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Te
 
 
 @contextmanager
+def inputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """While in here, the dictionary holds what each of `layers` was given in the last forward pass."""
+    blocks = family_in(model).blocks(model)
+    inputs: dict[int, Tensor] = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[layer] = args[0]
+
+        return hook
+
+    handles = [blocks[layer].register_forward_pre_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode and no gradients, and the model's own modes again afterwards."""
     training = [module for module in model.modules() if module.training]
