@@ -122,6 +122,16 @@ def swin(result: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines)
 
 
+def swin_ranking(result: dict[str, Any]) -> str:
+    """What the strongest windows hold of the objects, by the weights that rank."""
+    header = ["adapted", *(f"stage {n}" for n in (1, 2, 3, 4))]
+    lines = [
+        [trained, *(f"{100 * share:.0f} %" for share in shares)]
+        for trained, shares in result["objects_found"].items()
+    ]
+    return rows(header, lines)
+
+
 def memory(result: dict[str, Any]) -> str:
     header = ["resolution", "tokens", "peak above the model", "one full attention map"]
     lines = [
@@ -302,6 +312,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "whole-model": ("whole_model-cpu.json", whole_model),
     "sam2": ("sam2-cpu.json", sam2),
     "swin": ("swin-cpu.json", swin),
+    "swin-ranking": ("swin-cpu.json", swin_ranking),
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),

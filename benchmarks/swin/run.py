@@ -20,7 +20,10 @@ from sparsight.demo.encoder import CLASSES
 from sparsight.demo.evaluate import SceneSamples
 from sparsight.demo.scenes import SceneSet
 from sparsight.files import write_json
+from sparsight.methods.sparsevit.config import dropped_count
+from sparsight.methods.sparsevit.score import magnitude, rank_windows
 from sparsight.ops import fidelity
+from sparsight.ops.windows import in_windows, window_table
 from sparsight.stages import timing
 from sparsight.tasks.dense_probe import judged
 from sparsight.tasks.paired import compare
@@ -42,21 +45,35 @@ def logits_of(model: Any, picture: Tensor) -> Tensor:
     return model.segmentation(swin.stages_of(model, picture))
 
 
+def plans() -> dict[str, sparsight.Plan]:
+    """The adapted weights that are there, and none."""
+    found = {"no": sparsight.Plan(method=sparsight.SparseViT())}
+    for name, folder in ADAPTED.items():
+        if (swin.WEIGHTS / folder).is_dir():
+            found[name] = sparsight.load(swin.WEIGHTS / folder)
+    return found
+
+
 def arms_of(dense: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Every model with what its row says of it."""
     arms = {"dense": (dense, {"setting": "dense", "trained": "no"})}
     for setting, sparsity in SPARSITIES.items():
-        method = sparsight.SparseViT(sparsity=sparsity)
-        plans = {"no": sparsight.Plan(method=method)}
-        for name, folder in ADAPTED.items():
-            if (swin.WEIGHTS / folder).is_dir():
-                plans[name] = sparsight.load(swin.WEIGHTS / folder).with_(method=method)
-        for trained, plan in plans.items():
+        for trained, plan in plans().items():
+            changed = plan.with_(method=sparsight.SparseViT(sparsity=sparsity))
             arms[f"{setting}, {trained}"] = (
-                sparsight.apply(copy.deepcopy(dense), plan),
+                sparsight.apply(copy.deepcopy(dense), changed),
                 {"setting": setting, "trained": trained},
             )
     return arms
+
+
+def weighted(dense: Any) -> dict[str, Any]:
+    """Dense models with each of the weights."""
+    method = sparsight.SparseViT(sparsity=0.0)
+    return {
+        trained: sparsight.apply(copy.deepcopy(dense), plan.with_(method=method))
+        for trained, plan in plans().items()
+    }
 
 
 @torch.inference_mode()
@@ -97,12 +114,33 @@ def quality(models: dict[str, Any], scenes: int) -> dict[str, dict[str, float]]:
     return rows
 
 
+@torch.inference_mode()
+def objects_found(model: Any, scenes: int) -> list[float]:
+    """For each stage, the share of the objects' pixels in the strongest windows, at 60 % sparsity."""
+    samples = SceneSamples(SceneSet(scenes, (SIZE_PX, SIZE_PX), FIRST_SEED))
+    found = torch.zeros(len(swin.DEPTHS))
+    for sample in (samples[i] for i in range(scenes)):
+        objects = (sample.labels > 0).float()[None]
+        x = model.patch_embed(sample.picture[None])
+        for number, stage in enumerate(model.layers):
+            x = stage.downsample(x)
+            side = x.shape[1]
+            table = window_table((side, side), (swin.WINDOW,) * 2, (0, 0), rolls_first=True)
+            order = rank_windows(magnitude(x.flatten(1, 2)), table)[0]
+            kept = order[: len(order) - dropped_count(len(order), 0.6)]
+            shares = F.adaptive_avg_pool2d(objects, side).flatten(1)
+            found[number] += in_windows(shares, table)[0, kept].sum() / shares.sum()
+            x = stage.blocks(x)
+    return (found / scenes).tolist()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--scenes", type=int, default=24)
     arguments = parser.parse_args()
-    arms = arms_of(swin.load(SIZE_PX))
+    dense = swin.load(SIZE_PX)
+    arms = arms_of(dense)
     models = {name: model for name, (model, _) in arms.items()}
     picture = torch.randn(1, 3, SIZE_PX, SIZE_PX)
     # Adapted weights change no speed.
@@ -124,5 +162,8 @@ if __name__ == "__main__":
             sparsity=SPARSITIES, command="python benchmarks/swin/run.py",
         ),
         "rows": rows,
+        "objects_found": {
+            trained: objects_found(model, arguments.scenes) for trained, model in weighted(dense).items()
+        },
     }  # fmt: skip
     write_json(Path(__file__).parents[1] / "results" / "swin-cpu.json", result)
