@@ -396,6 +396,26 @@ def test_a_small_picture_does_not_change_transformers_model():
         sparsight.apply(model, SETTINGS)
 
 
+def test_the_backbone_of_a_classifier_drops_windows_and_shows_hidden_states():
+    from transformers import SwinConfig, SwinForImageClassification
+
+    small = {"window_size": 4, "embed_dim": 16, "depths": [2, 4], "num_heads": [1, 2]}
+    torch.manual_seed(0)
+    model = SwinForImageClassification(SwinConfig(image_size=64, num_labels=5, **small)).eval()
+    with pytest.raises(sparsight.UnsupportedModelError, match="holds one: name it with module='swin'"):
+        sparsight.apply(model, SETTINGS)
+    images = torch.randn(1, 3, 92, 76)
+    with torch.no_grad():
+        dense = model(images, output_hidden_states=True)
+        sparsight.apply(model, SETTINGS, module="swin")
+        sparse = model(images, output_hidden_states=True)
+        with pytest.raises(sparsight.SparsightError, match="layer 0 is sparse and has no attention map"):
+            model(images, output_attentions=True)
+    assert not torch.equal(sparse.logits, dense.logits)
+    shapes = [[state.shape for state in out.reshaped_hidden_states] for out in (dense, sparse)]
+    assert shapes[0] == shapes[1]
+
+
 def test_the_command_line_loads_swin_with_its_windows_as_they_were(tmp_path):
     small = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2)}
     timm.models.save_for_hf(

@@ -16,6 +16,7 @@ from sparsight.demo.evaluate import ScenePictures
 from sparsight.demo.scenes import SceneSet
 from sparsight.families import family_of
 from sparsight.run import save_plan
+from sparsight.stages.adapt import CHECKPOINT_FILE
 
 SIZE_PX = 512
 FIRST_SEED = 3_000_000  # apart from the scenes of training and of evaluation
@@ -38,4 +39,5 @@ if __name__ == "__main__":
     adapted, losses = sparsight.adapt(model, plan, pictures, settings, arguments.out)
     halves = {name: value.half() for name, value in adapted.weights.items()}
     save_plan(adapted.with_(weights=halves), arguments.out)
+    (arguments.out / CHECKPOINT_FILE).unlink()
     print("first and last losses", sum(losses[:50]) / 50, sum(losses[-50:]) / 50)
