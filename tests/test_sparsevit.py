@@ -428,6 +428,38 @@ def test_the_command_line_loads_swin_with_its_windows_as_they_were(tmp_path):
     assert features(loaded, torch.randn(1, 3, 256, 320)).shape == (1, 32 * 40, 32)
 
 
+def test_a_search_chooses_sparsities_by_stage_and_pair(tmp_path):
+    from sparsight.stages.search import Budget, Search, search
+
+    model = make_timm_swin()
+    found = search(
+        model, list(pictures(model, 4)), Budget(speedup=1e-3), tmp_path, sparsight.SparseViT(),
+        Search(trials=8, population=4),
+    )  # fmt: skip
+    assert [len(stage) for stage in found.method.by_stage] == [1, 2]
+    assert sparsight.load(tmp_path) == found
+    features(sparsight.apply(model, found), pictures(model))
+
+
+def test_the_genes_of_a_search_are_numbers_of_windows_that_can_be_dropped():
+    from sparsight.stages.search.windows import WindowSpace, window_space
+
+    space = WindowSpace(sparsight.SparseViT(), (1, 1, 3), (30, 1, 4))
+    genes = space.genes
+    assert len(genes["stage.1.pair.1"]) == 9
+    assert genes["stage.2.pair.1"] == [0.0]  # a single window stays
+    assert genes["stage.3.pair.2"] == [0.0, 0.2, 0.4, 0.7]  # none, 1, 2 or 3 of 4
+    none = dict.fromkeys(genes, 0)
+    assert space.settings(none) is None
+    mixed = space.settings(none | {"stage.3.pair.1": 3, "stage.3.pair.3": 1, "stage.1.pair.1": 8})
+    assert mixed.sparsity == ((0.8,), (0.0,), (0.0, 0.2, 0.7))
+    assert all(set(start) == set(genes) for start in space.starts())
+    assert len({space.settings(start) for start in space.starts()}) == 6
+    for make, counts in ((make_timm_swin, (24, 6)), (make_hf_swin, (30, 9))):
+        model = make()
+        assert window_space(model, sparsight.SparseViT(), pictures(model, 1)).counts == counts
+
+
 def test_sparsities_are_drawn_by_the_step_and_rise_in_every_stage_that_drops():
     from sparsight.stages.adapt import Adaptation, drawn
 
