@@ -122,6 +122,34 @@ def sam2(result: dict[str, Any]) -> str:
     )
 
 
+def swin(result: dict[str, Any]) -> str:
+    """Speed and quality of every sparsity, plain and adapted."""
+    header = ["windows dropped", "adapted", "latency", "speedup", "GFLOPs", "mIoU"]
+    header += ["against dense, 95 %", "feature error, mean", "worst image"]
+    lines = [
+        [
+            row["setting"], row["trained"], f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
+            f"{row['gflops']:.1f}", f"{row['miou']:.3f}",
+            f"{row['miou_low']:+.3f} to {row['miou_high']:+.3f}",
+            f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
+    return note + "\n\n" + rows(header, lines)
+
+
+def swin_ranking(result: dict[str, Any]) -> str:
+    """What the strongest windows hold of the objects, by the weights that rank."""
+    header = ["adapted", *(f"stage {n}" for n in (1, 2, 3, 4))]
+    lines = [
+        [trained, *(f"{100 * share:.0f} %" for share in shares)]
+        for trained, shares in result["objects_found"].items()
+    ]
+    return rows(header, lines)
+
+
 def memory(result: dict[str, Any]) -> str:
     header = ["resolution", "tokens", "peak above the model", "one full attention map"]
     lines = [
@@ -302,6 +330,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attention": ("attention-cpu.json", attention),
     "whole-model": ("whole_model-cpu.json", whole_model),
     "sam2": ("sam2-cpu.json", sam2),
+    "swin": ("swin-cpu.json", swin),
+    "swin-ranking": ("swin-cpu.json", swin_ranking),
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),
     "memory": ("memory-cpu.json", memory),

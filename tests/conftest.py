@@ -140,5 +140,27 @@ def make_hf_sam2(seed: int = 0, **changes) -> torch.nn.Module:
     return shaken(Sam2VisionModel(sam2_config(**changes)))
 
 
+def make_timm_swin(seed: int = 0, size_px: tuple[int, int] = (92, 76), **changes) -> torch.nn.Module:
+    """timm's Swin, small: maps of 23 x 19 and 12 x 10 tokens, which its windows do not divide."""
+    from timm.models.swin_transformer import SwinTransformer
+
+    torch.manual_seed(seed)
+    settings = {"window_size": (4, 5), "embed_dim": 16, "depths": (2, 4), "num_heads": (1, 2)}
+    return shaken(SwinTransformer(img_size=size_px, num_classes=0, **settings | changes))
+
+
+def make_hf_swin(seed: int = 0, **changes) -> torch.nn.Module:
+    """transformers' Swin, small."""
+    from transformers import SwinConfig, SwinModel
+
+    torch.manual_seed(seed)
+    settings = {"window_size": 4, "embed_dim": 16, "depths": [2, 4], "num_heads": [1, 2]}
+    return shaken(SwinModel(SwinConfig(image_size=64, **settings | changes)))
+
+
+# Encoders all of whose blocks are windowed
+SWINS = {"timm_swin": make_timm_swin, "hf_swin": make_hf_swin}
+SWIN_GRID = (23, 19)
+
 # Encoders with windowed and global blocks: name -> how to make a small one
 WINDOWED = {"timm_sam2": make_timm_sam2, "hf_sam2": make_hf_sam2}

@@ -49,7 +49,6 @@ def test_facts(model):
     [
         ("resnet18", {}, "needs a timm VisionTransformer"),
         ("vit_relpos_small_patch16_224", {}, "needs a timm VisionTransformer"),
-        ("swin_tiny_patch4_window7_224", {}, "needs a timm VisionTransformer"),
         ("vit_base_patch16_xp_224", {}, "needs pre-norm blocks"),
         ("eva_giant_patch14_224", {"depth": 1, "embed_dim": 64, "num_heads": 2}, None),
         ("vit_tiny_patch16_224", {"attn_drop_rate": 0.1, "depth": 2}, "without dropout"),
@@ -77,7 +76,11 @@ def test_other_models_are_refused_by_name_and_reason(name, changes, reason):
         ("Dinov2Backbone", {}, "hf_dinov2 .* needs a transformers Dinov2Model or Dinov2WithReg"),
         ("CLIPTextModel", {}, "hf_clip .* needs a transformers CLIPVisionModel"),
         ("ViTMAEModel", {}, "is not supported: the closest family is hf_vit"),
-        ("SwinModel", {"embed_dim": 48, "depths": [1], "num_heads": [3]}, "closest family is hf_"),
+        (
+            "SwinModel",
+            {"embed_dim": 48, "depths": [1], "num_heads": [3]},
+            "family is hf_swin .* even number",
+        ),
     ],
 )
 def test_other_models_of_transformers_are_refused_by_name_and_reason(kind, changes, reason):

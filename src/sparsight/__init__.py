@@ -22,9 +22,10 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SPOT, SVE, ClsTopK, LowerResolution, ToMe
+    from sparsight.methods import SPOT, SVE, ClsTopK, LowerResolution, SparseViT, ToMe
     from sparsight.plan import Plan
     from sparsight.run import load
+    from sparsight.stages.adapt import Adaptation, adapt
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.compare import compare
     from sparsight.stages.distil import Distillation
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "adapt": "sparsight.stages.adapt",
+    "Adaptation": "sparsight.stages.adapt",
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "Budget": "sparsight.stages.search",
@@ -63,6 +66,7 @@ _WHERE = {
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
     "Search": "sparsight.stages.search",
+    "SparseViT": "sparsight.methods",
     "SparsightError": "sparsight.errors",
     "SPOT": "sparsight.methods",
     "SVE": "sparsight.methods",
@@ -73,6 +77,7 @@ _WHERE = {
 __all__ = [
     "SPOT",
     "SVE",
+    "Adaptation",
     "Budget",
     "ClsTopK",
     "Distillation",
@@ -86,9 +91,11 @@ __all__ = [
     "PlanError",
     "RelevanceTraining",
     "Search",
+    "SparseViT",
     "SparsightError",
     "ToMe",
     "UnsupportedModelError",
+    "adapt",
     "analyze",
     "apply",
     "compare",

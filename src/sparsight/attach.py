@@ -17,6 +17,12 @@ from sparsight.plan import ModelIdentity, Plan
 from sparsight.run import load, save_plan
 
 STATE = "_sparsight"  # where a changed model keeps what `restore` needs
+UNFIT = {  # by what a method needs
+    "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
+    "SparseViT",
+    "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
+    "method for global attention, such as SVE",
+}
 SAMPLES = 8  # weights of each block that identify it
 SAMPLE_TOLERANCE = 0.02  # bfloat16 keeps 8 bits, an error of 0.4 %; other weights differ by far more
 
@@ -58,8 +64,8 @@ def apply(
     plan = _as_plan(what)
     family = family_of(model)
     plan = resolve(plan, model, family)
-    layers = plan.method.changed_layers(family.global_layers(model))
     method, container = method_of(plan.method), family.blocks(model)
+    layers = plan.method.changed_layers(family.layers_with(method.needs, model))
     prefix, device = family.prefix_tokens(model), next(model.parameters()).device
     dtype = next(container[0].parameters()).dtype
     extra = {k: v.to(device, dtype) for k, v in plan.weights.items() if not k.startswith("model.")}
@@ -117,13 +123,17 @@ def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
     """`plan` with its layers named, after all checks against `model`."""
-    depth, available = len(family.blocks(model)), family.global_layers(model)
     method = method_of(plan.method)
     if not method.block:
         raise PlanError(
             f"{method.name} changes the pictures and not the model: there is nothing to apply"
         )
-    plan = plan.with_(method=plan.method.resolved(available, depth))
+    depth, available = len(family.blocks(model)), family.layers_with(method.needs, model)
+    if not available:
+        raise PlanError(
+            UNFIT[method.needs].format(method=type(plan.method).__name__, family=family.name)
+        )
+    plan = plan.with_(method=method.fit(plan.method.resolved(available, depth), model, family))
     if method.asks_prefix and family.prefix_tokens(model) == 0:
         raise PlanError(
             f"{method.name} asks the class token which others matter, and this model has none: use "

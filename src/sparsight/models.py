@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsight.errors import SparsightError
+from sparsight.families.base import is_instance
 
 if TYPE_CHECKING:
     from torch import nn
@@ -181,7 +182,11 @@ def _create(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             try:
-                return build(img_size=resolution, dynamic_img_size=True)
+                model = build(img_size=resolution, dynamic_img_size=True)
+                if is_instance(model, "timm.models.swin_transformer.SwinTransformer"):
+                    # For one size, Swin makes its masks once; for any, at every call.
+                    model = build(img_size=resolution)
+                return model
             except TypeError:  # SAM 2's encoder takes any size and has no argument for it
                 return build()
     except Exception as error:  # timm, the hub and safetensors each have their own kinds

@@ -9,9 +9,11 @@ from sparsight.families import (
     hf_dinov3,
     hf_sam2,
     hf_siglip,
+    hf_swin,
     hf_vit,
     timm_eva,
     timm_sam2,
+    timm_swin,
     timm_vit,
 )
 from sparsight.families.base import Family, Parts
@@ -24,12 +26,14 @@ FAMILIES: tuple[Family, ...] = (
     timm_vit.FAMILY,
     timm_eva.FAMILY,
     timm_sam2.FAMILY,
+    timm_swin.FAMILY,
     hf_vit.FAMILY,
     hf_dinov2.FAMILY,
     hf_dinov3.FAMILY,
     hf_clip.FAMILY,
     hf_siglip.FAMILY,
     hf_sam2.FAMILY,
+    hf_swin.FAMILY,
 )
 
 __all__ = ["FAMILIES", "Family", "Parts", "encoder_in", "family_named", "family_of"]

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from sparsight.families.windows import Nested, Windows
+
 Host = Any  # a model or block of another library: its attributes are known to its family file alone
 
 
@@ -47,7 +49,7 @@ class Family:
     examples: str
     kinds: tuple[str, ...]  # classes of the model, "package.module.Class"
     requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what else must hold, in order
-    blocks: Callable[[Host], "nn.Sequential"]  # the container that is indexed by layer
+    blocks: Callable[[Host], "nn.Sequential | Nested"]  # the container that is indexed by layer
     dim: Callable[[Host], int]  # of a block: the width of its tokens
     prefix_tokens: Callable[[Host], int]
     patch_px: Callable[[Host], tuple[int, int]]  # a picture's height and width are multiples of this
@@ -60,12 +62,19 @@ class Family:
     mask: str = "attn_mask"  # the argument of a block that masks attention
     wants_maps: Callable[[Host], bool] = lambda block: False  # its settings ask for attention maps
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
+    windows: "Windows | None" = None  # where every block attends within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
 
     def global_layers(self, model: Host) -> tuple[int, ...]:
-        """The layers that can become sparse; windowed ones stay as they are."""
+        """The layers with global attention, that methods for such can work on."""
         return tuple(n for n, block in enumerate(self.blocks(model)) if self.is_global(block))
+
+    def layers_with(self, attention: str, model: Host) -> tuple[int, ...]:
+        """The layers that a method which needs "global" or "windows" can work on."""
+        if attention == "global":
+            return self.global_layers(model)
+        return () if self.windows is None else tuple(range(len(self.blocks(model))))
 
     def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
         """Copied and pickled by name: a family is one object, whatever happens to a model using it."""

@@ -11,6 +11,9 @@ MAPS = (
     "its blocks take maps with channels first, some with convolutions of their own, and its attention "
     "may add a bias to every pair of query and key; there is no adapter for them"
 )
+COSINE = (
+    "it is a Swin v2, whose blocks normalise after their attention and compare by cosines; a Swin v1 can"
+)
 REFUSED: dict[str, str] = {
     "timm.models.vision_transformer_sam.VisionTransformerSAM": PAIR_BIAS,
     HF + "sam.modeling_sam.SamModel": PAIR_BIAS,
@@ -21,6 +24,10 @@ REFUSED: dict[str, str] = {
     HF + "sam_hq.modeling_sam_hq.SamHQVisionEncoder": PAIR_BIAS,
     HF + "vitdet.modeling_vitdet.VitDetModel": MAPS,
     HF + "vitdet.modeling_vitdet.VitDetBackbone": MAPS,
+    "timm.models.swin_transformer_v2.SwinTransformerV2": COSINE,
+    "timm.models.swin_transformer_v2_cr.SwinTransformerV2Cr": COSINE,
+    HF + "swinv2.modeling_swinv2.Swinv2Model": COSINE,
+    HF + "swinv2.modeling_swinv2.Swinv2Backbone": COSINE,
 }
 
 

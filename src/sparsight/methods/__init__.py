@@ -9,6 +9,8 @@ from sparsight.errors import PlanError
 from sparsight.methods.base import Settings
 from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.lower_resolution.config import LowerResolution
+from sparsight.methods.sparsevit import config as sparsevit
+from sparsight.methods.sparsevit.config import SparseViT
 from sparsight.methods.spot import config as spot
 from sparsight.methods.spot.config import SPOT
 from sparsight.methods.sve import config as sve
@@ -28,6 +30,7 @@ __all__ = [
     "LowerResolution",
     "Method",
     "Settings",
+    "SparseViT",
     "ToMe",
     "map_name",
     "method_of",
@@ -39,6 +42,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 def _no_tensors(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return {}
+
+
+def _as_it_is(config: Any, model: "nn.Module", family: "Family") -> Any:
+    return config
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Method:
     untrained: str = ""  # what to do if the plan has none of them
     needs: Literal["global", "windows"] = "global"  # the attention its blocks must have
     asks_prefix: bool = False  # reads the attention of the class token, or of a register
+    # (config, model, family) -> the config with what only the model says; PlanError if it does not fit
+    fit: Callable[[Any, "nn.Module", "Family"], Any] = _as_it_is
 
     def wrap(self, block: "nn.Module", *settings: Any) -> "nn.Module":
         """The new block for `block`: see `WrappedBlock` for the settings."""
@@ -75,6 +84,10 @@ METHODS: dict[str, Method] = {
         Method(
             "spot", SPOT, "sparsight.methods.spot.block:SpotBlock", spot.tensors,
             untrained="SPOT ranks by small networks: train them with sparsight.fit_relevance",
+        ),
+        Method(
+            "sparsevit", SparseViT, "sparsight.methods.sparsevit.block:WindowBlock", needs="windows",
+            fit=sparsevit.fit,
         ),
     )
 }  # fmt: skip

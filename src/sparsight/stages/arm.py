@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch.nn.functional as F
@@ -67,5 +68,10 @@ def arm_of(model: nn.Module, plan: Plan, resolution: tuple[int, int]) -> Arm:
     arm = Arm(changed, plan.method.scale)
     # A model of timm may take one size only until it is told another.
     if getattr(getattr(changed, "patch_embed", None), "strict_img_size", False):
-        changed.set_input_size(img_size=arm.size_of(resolution))  # type: ignore[operator]
+        family, same = family_in(changed), {}
+        if family.windows is not None:  # they would shrink with the picture
+            blocks = family.blocks(changed)
+            firsts = accumulate(family.windows.stages(changed)[:-1], initial=0)
+            same["window_size"] = [family.windows.size(blocks[layer]) for layer in firsts]
+        changed.set_input_size(img_size=arm.size_of(resolution), **same)  # type: ignore[operator]
     return arm

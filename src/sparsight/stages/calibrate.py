@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
+from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader
 from sparsight.methods.sve import score
@@ -59,6 +60,11 @@ def analyze(
     model = encoder_in(model, module)
     family = family_in(model)
     prefix, layers = family.prefix_tokens(model), family.global_layers(model)
+    if not layers:
+        raise PlanError(
+            f"there is no global attention in {family.name} to analyze, its blocks attend within "
+            "windows: apply sparsight.SparseViT, which needs no calibration"
+        )
     reader, totals = Reader(images), _Totals(layers)
     device = next(model.parameters()).device
     seen = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.attach import applied, family_in, resolve
+from sparsight.attach import UNFIT, applied, family_in, resolve
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader
@@ -99,7 +99,11 @@ def line_up(
         damages = select.damage_of(model, images, trials, RANKING_IMAGES)
         ranking = tuple(n for _, n in sorted(zip(damages, layers, strict=True)))
     for method in methods:
-        ladder = METHODS[method].config.ladder(ranking)
+        known = METHODS[method]
+        if known.block and not family.layers_with(known.needs, model):
+            left_out[method] = UNFIT[known.needs].format(method=method, family=family.name)
+            continue
+        ladder = known.config.ladder(ranking)
         if not ladder:
             left_out[method] = "needs training: give a run of it"
         try:

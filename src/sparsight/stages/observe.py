@@ -68,8 +68,8 @@ def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Te
     outputs: dict[int, Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
-        def hook(block: nn.Module, args: Any, output: Tensor) -> None:
-            outputs[layer] = output
+        def hook(block: nn.Module, args: Any, output: Any) -> None:
+            outputs[layer] = output if isinstance(output, Tensor) else output[0]  # Swin adds its maps
 
         return hook
 
@@ -99,6 +99,26 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
             here = torch.zeros_like(left, dtype=torch.bool).scatter_(1, going_on.rows.cpu(), True)
             left[~here & (left == 0)] = number
     return left
+
+
+@contextmanager
+def inputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """While in here, the dictionary holds what each of `layers` was given in the last forward pass."""
+    blocks = family_in(model).blocks(model)
+    inputs: dict[int, Tensor] = {}
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[layer] = args[0]
+
+        return hook
+
+    handles = [blocks[layer].register_forward_pre_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager

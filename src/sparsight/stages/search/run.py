@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.attach import applied, family_in, identity
+from sparsight.attach import applied, family_in, identity, resolve
 from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
 from sparsight.images import Images, Reader
-from sparsight.methods import SVE, Settings, map_name
+from sparsight.methods import SVE, Settings, SparseViT, map_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -26,6 +26,7 @@ from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
 from sparsight.stages.search.space import Space, sve_space
 from sparsight.stages.search.trials import Search, run_trials
+from sparsight.stages.search.windows import window_space
 from sparsight.stages.select import Damage
 
 SEARCH_IMAGES, REPEATS = 4, 7
@@ -129,6 +130,9 @@ def with_maps(plan: Plan, model: nn.Module, images: Images, count: int) -> Plan:
 
 def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:
     """What may be chosen for the plan's method."""
+    if isinstance(plan.method, SparseViT):
+        resolve(plan, model, family_in(model))  # refused before any work if it does not fit
+        return window_space(model, plan.method, _picture(model, images))
     if not isinstance(plan.method, SVE):
         raise PlanError(f"there is no search for {type(plan.method).__name__}")
     base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})

@@ -1,0 +1,89 @@
+"""transformers `SwinModel` (v1): every block attends within windows, every second one shifted."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.hf import MODELS, PLACES, project
+from sparsight.families.windows import Nested, Windows
+
+SWIN = MODELS + "swin.modeling_swin."
+
+
+def _blocks(m):
+    return Nested([stage.blocks for stage in m.encoder.layers])
+
+
+def _shifts(m):
+    """Whether each block is shifted, as its place says and as it is now."""
+    for stage in m.encoder.layers:
+        for place, block in enumerate(stage.blocks):
+            yield place % 2 == 1, block.shift_size > 0
+
+
+def _shift(block, grid):
+    return (0, 0) if min(grid) <= block.window_size else (block.shift_size, block.shift_size)
+
+
+@contextmanager
+def _steady(block) -> Iterator[None]:
+    """`SwinLayer` gives up its shift for good when it meets a map no larger than a window (5.23.0)."""
+    before = block.window_size, block.shift_size
+    try:
+        yield
+    finally:
+        block.window_size, block.shift_size = before
+
+
+FAMILY = Family(
+    name="hf_swin",
+    examples="Swin (v1), and the backbone in its classifiers",
+    kinds=(SWIN + "SwinModel",),
+    refused="Swin v2, which normalises after its attention and compares by cosines; stages with an odd "
+    "number of blocks; attention dropout; `SwinBackbone`, which returns maps of several stages",
+    requirements=(
+        (
+            "its own SwinLayer as every block",
+            lambda m: all(is_instance(b, SWIN + "SwinLayer") for b in _blocks(m)),
+        ),
+        (
+            "an even number of blocks in every stage",
+            lambda m: all(len(stage.blocks) % 2 == 0 for stage in m.encoder.layers),
+        ),
+        (
+            "its shifted windows: SwinLayer gave up the shift of a block for good when it met a map no "
+            "larger than a window (load the model again)",
+            lambda m: all(wanted == found for wanted, found in _shifts(m)),
+        ),
+        (
+            "attention without dropout",
+            lambda m: all(b.attention.attention_dropout == 0 for b in _blocks(m)),
+        ),
+    ),
+    blocks=_blocks,
+    prefix_tokens=lambda m: 0,
+    dim=lambda block: block.attention.q_proj.in_features,
+    heads=lambda block: block.attention.num_attention_heads,
+    features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
+    wants_maps=lambda block: block.attention.config.output_attentions,
+    parts=Parts(
+        norm=lambda block, x: block.layernorm_before(x),
+        qkv=lambda block, h: project(block.attention, h),
+        merge=lambda block, out, h: block.dropout(block.attention.o_proj(out.flatten(2))),
+        residual=lambda block, x, y: x + block.drop_path(y),
+        mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
+    ),
+    is_global=lambda block: False,
+    windows=Windows(
+        stages=lambda m: tuple(len(stage.blocks) for stage in m.encoder.layers),
+        size=lambda block: (block.window_size, block.window_size),
+        shift=_shift,
+        rolls_first=False,
+        bias=lambda block: block.attention.relative_position_bias()[0],
+        mask=lambda block, grid, tokens: block.get_attn_mask(*grid, tokens.dtype, tokens.device),
+        grid=lambda x, host: tuple(host["input_dimensions"]),
+        result=lambda tokens, x: (tokens, None),
+        steady=_steady,
+    ),
+    **PLACES | {"sparse": "windows, in any stage (SparseViT)"},
+)

@@ -1,0 +1,48 @@
+"""Windows of a token map as rows of token numbers, and moving whole windows by them.
+
+The number of a place that holds no token, because the map was padded to whole windows, is one past the
+last token's.
+"""
+
+from jaxtyping import Float, Int
+from torch import Tensor, arange, cat, where
+from torch.nn.functional import pad
+
+
+def window_table(
+    grid: tuple[int, int], window: tuple[int, int], shift: tuple[int, int], rolls_first: bool
+) -> Int[Tensor, "w l"]:
+    """Which tokens of a map of `grid` are in each window, row by row, as a host's partition has them.
+
+    `grid`, `window` and `shift` are heights and widths in tokens.  The map is shifted up and left before
+    it is padded at the bottom and right, or, without `rolls_first`, after.
+    """
+    (height, width), (tall, wide) = grid, window
+    numbers = arange(height * width).view(height, width)
+    back, padding = (-shift[0], -shift[1]), (0, -width % wide, 0, -height % tall)
+    if rolls_first:
+        numbers = pad(numbers.roll(back, (0, 1)), padding, value=height * width)
+    else:
+        numbers = pad(numbers, padding, value=height * width).roll(back, (0, 1))
+    down, across = numbers.shape[0] // tall, numbers.shape[1] // wide
+    cut = numbers.view(down, tall, across, wide).transpose(1, 2)
+    return cut.reshape(down * across, tall * wide)
+
+
+def in_windows(x: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Float[Tensor, "b w l"]:
+    """A figure per token, laid out in windows; zero where there is no token."""
+    return pad(x, (0, 1))[:, table]
+
+
+def take_windows(
+    x: Float[Tensor, "b n c"], table: Int[Tensor, "w l"], kept: Int[Tensor, "b k"]
+) -> tuple[Float[Tensor, "m c"], Int[Tensor, " r"]]:
+    """All tokens of a batch and one row more for places without any, and the rows of the kept windows.
+
+    Take them with `all.index_select(0, rows)`, which is (b k l, c).
+    """
+    b, n, _ = x.shape
+    numbers = table.index_select(0, kept.reshape(-1)).view(b, -1)
+    starts = arange(0, b * n, n, device=x.device)[:, None]
+    rows = where(numbers == n, b * n, numbers + starts)
+    return cat([x.reshape(b * n, -1), x.new_zeros(1, x.shape[2])]), rows.view(-1)

@@ -1,0 +1,174 @@
+"""Adapt: make a model that drops windows good at any sparsity (SparseViT, Step II).
+
+    s_1 <= s_2 <= ..., each drawn from {0, 0.1, ..., 0.8}, for the pairs of each stage, at every step
+    L_adapt = sum over stages of ||O_i - O_i^(t)||^2 / ||O_i^(t)||^2 + a (1 - corr(magnitude_i^2, d_i^2))
+
+Paper's symbol = name here: a layerwise activation sparsity configuration = what `drawn` gives.  One
+training serves every plan, and a search can compare plans without another.  The paper trains with the
+labels of its task; give a `loss` to do so.  Our choice without labels: O_i = output of stage i, t = the
+dense model, tokens that stand out weighing more, as in SVE's distillation; AdamW with a warm-up and a
+cosine; a learning rate that falls with the model's width.  Stages that the plan leaves dense stay dense.
+Also ours is the second term, a = `align`: a ranking has no gradient, so nothing else in the loss keeps
+what matters strong, and the magnitudes of what stands out may even fall behind (docs/sparsevit.md).  It
+makes the squared magnitudes that are ranked follow d_i, the distance of the dense model's O_i^(t) from
+its mean over the picture; the sum of either over a window is then alike.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from sparsight.attach import apply, family_in, resolve
+from sparsight.errors import PlanError
+from sparsight.images import Items, Reader
+from sparsight.methods.sparsevit.block import WindowBlock
+from sparsight.methods.sparsevit.config import SparseViT
+from sparsight.methods.sparsevit.score import magnitude
+from sparsight.ops.fidelity import relative_square, salience
+from sparsight.plan import Plan
+from sparsight.stages.observe import inputs_of, outputs_of
+from sparsight.stages.train import Batches, Training, processes, train
+
+CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
+Loss = Callable[..., Tensor]  # model, pictures (b, 3, height, width), and labels as stacked -> scalar
+
+
+class Adaptation(Training):
+    """Settings of the adaptation; the defaults work without tuning."""
+
+    tenths: Annotated[int, Field(ge=1, le=9)] = 8  # the highest sparsity that is drawn, in tenths
+    align: Annotated[float, Field(ge=0)] = 0.25  # weight of the ranking in the loss; 0: the paper's loss
+
+
+class StageLoss(nn.Module):
+    """The student with its loss as forward pass, so that gradients are shared between processes."""
+
+    student: nn.Module
+
+    def __init__(
+        self, student: nn.Module, teacher: nn.Module, pruned: Sequence[bool], align: float,
+        loss: Loss | None,
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.student, self.pruned, self.align, self.loss = student, pruned, align, loss
+        self.teachers = (teacher,)  # not a child: neither trained nor wrapped
+        windows = family_in(student).windows
+        assert windows is not None  # or the plan could not have been applied
+        ends = list(accumulate(windows.stages(student), initial=0))
+        self.first, self.last = ends[:-1], [end - 1 for end in ends[1:]]  # layers of each stage
+
+    def forward(self, images: Tensor, *labels: Tensor) -> Tensor:
+        """The loss with labels or that of the stages' outputs, and that of the ranking."""
+        family = family_in(self.student)
+        with torch.no_grad(), outputs_of(self.teachers[0], self.last) as wanted:
+            family.features(self.teachers[0], images)
+        with outputs_of(self.student, self.last) as got, inputs_of(self.student, self.first) as given:
+            if self.loss is not None:
+                terms = [self.loss(self.student, images, *labels)]
+            else:
+                family.features(self.student, images)
+                terms = [
+                    relative_square(ours, its, salience(its, prefix=0)).mean()
+                    for ours, its in ((_rows(got[n]), _rows(wanted[n])) for n in self.last)
+                ]
+        for first, last, is_pruned in zip(self.first, self.last, self.pruned, strict=True):
+            if is_pruned:
+                target = salience(_rows(wanted[last]), prefix=0, power=2.0)
+                terms.append(self.align * misalignment(magnitude(_rows(given[first])), target))
+        return torch.stack(terms).sum()
+
+
+def misalignment(magnitudes: Tensor, target: Tensor) -> Tensor:
+    """1 - correlation over tokens of squared magnitudes with `target`, both (b, n); the batch's mean."""
+    ours = magnitudes.square()
+    ours, its = ours - ours.mean(1, keepdim=True), target - target.mean(1, keepdim=True)
+    return 1 - F.cosine_similarity(ours, its, dim=1).mean()
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(1, -2)
+
+
+def adapt(
+    model: nn.Module,
+    plan: Plan,
+    images: Items[Any],
+    settings: Adaptation | None = None,
+    folder: Path | None = None,
+    loss: Loss | None = None,
+) -> tuple[Plan, list[float]]:
+    """Adapt `model` to dropping windows where `plan` does; returns the plan with the changed weights.
+
+    Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  With a
+    `loss` the items of `images` are tuples of a picture and its labels.  A `folder` is used as by
+    `distil`.  Raises PlanError if the plan is another method's.
+    """
+    settings = settings or Adaptation()
+    if not isinstance(plan.method, SparseViT):
+        raise PlanError(
+            f"adapt is for SparseViT alone, not for {type(plan.method).__name__}: use distil"
+        )
+    accelerator = processes()
+    teacher = model.to(accelerator.device).eval()
+    student, method = _student(teacher, plan)
+    family, pruned = family_in(student), [any(stage) for stage in method.by_stage]
+    trained = dict(student.named_parameters())
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    batches = Batches(Reader(images), settings, accelerator)
+
+    def batch_of(step: int) -> tuple[Tensor, ...]:
+        config = drawn(method, step, settings)
+        for block in family.blocks(student):
+            if isinstance(block, WindowBlock):
+                block.config = config
+        items = [item if isinstance(item, tuple) else (item,) for item in batches(step)]
+        return tuple(torch.stack(part).to(accelerator.device) for part in zip(*items, strict=True))
+
+    width = max(family.dim(block) for block in family.blocks(student))
+    objective = StageLoss(student, teacher, pruned, settings.align, loss)
+    losses = train(
+        accelerator, objective, trained, batch_of, settings,
+        rate=settings.learning_rate or 0.025 / width, what="adaptation",
+        file=folder / CHECKPOINT_FILE if folder else None,
+        recipe=[plan.to_json(), settings.model_dump(mode="json"), loss is not None],
+    )  # fmt: skip
+    before = dict(teacher.named_parameters())
+    changed = {
+        f"model.{name}": parameter.detach().cpu().clone()
+        for name, parameter in trained.items()
+        if not torch.equal(parameter, before[name])
+    }
+    recipe = plan.recipe | {
+        "adaptation": settings.model_dump(mode="json") | {"labels": loss is not None}
+    }
+    return plan.with_(weights=changed, recipe=recipe), losses
+
+
+def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
+    """`plan` with rising sparsities in every stage that drops windows, by the number of the step."""
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+
+    def draw(stage: tuple[float, ...]) -> tuple[float, ...]:
+        if not any(stage):
+            return stage
+        tenths = torch.randint(settings.tenths + 1, (len(stage),), generator=generator)
+        return tuple(tenth / 10 for tenth in sorted(tenths.tolist()))
+
+    return plan.model_copy(update={"sparsity": tuple(map(draw, plan.by_stage))})
+
+
+def _student(teacher: nn.Module, plan: Plan) -> tuple[nn.Module, SparseViT]:
+    """A copy whose blocks can drop windows in every pair of the plan's stages, and its settings."""
+    wanted = resolve(plan, teacher, family_in(teacher)).method.at_any_size()
+    assert isinstance(wanted, SparseViT)  # checked before
+    every = tuple((max(stage),) * len(stage) for stage in wanted.by_stage)
+    method = wanted.model_copy(update={"sparsity": every})
+    return apply(copy.deepcopy(teacher), plan.with_(method=method)), method
