@@ -239,3 +239,43 @@ def test_a_missing_optuna_is_one_sentence(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "optuna", None)
     with pytest.raises(sparsight.SparsightError, match=r"pip install 'sparsight\[search\]'"):
         trials_module.run_trials(space(), QUICK, cost, harm, None, "r")
+
+
+def test_spot_is_searched_by_rho_and_stages():
+    from sparsight.stages.search.tokens import RHOS, SPOTSpace
+
+    genes = SPOTSpace(sparsight.SPOT(stages=(1, 3))).genes
+    assert list(genes["stages"]) == [(1, 3), (1,), (3,)]
+    found = SPOTSpace(sparsight.SPOT(stages=(1, 3))).settings({"rho": RHOS.index(0.7), "stages": 1})
+    assert (found.rho, found.stages) == (0.7, (1,))
+
+
+def test_a_search_of_spot_without_networks_says_how_to_train_them(tmp_path):
+    model = make_model("augreg")
+    with pytest.raises(sparsight.PlanError, match="fit_relevance"):
+        search(model, make_images(model), Budget(speedup=2), tmp_path, sparsight.SPOT(), QUICK)
+
+
+def test_the_command_searches_and_says_what_goes_together(tmp_path):
+    from typer.testing import CliRunner
+
+    from sparsight.cli import app
+
+    def run(*more):
+        command = ["optimize", "demo", "--out", str(tmp_path), "--resolution", "256"]
+        return CliRunner().invoke(app, [*command, *more])
+
+    done = run("--speedup", "0.01", "--trials", "3", "--max-images", "1")
+    assert done.exit_code == 0, done.output
+    assert sparsight.load(tmp_path).source == "demo"
+    rows = json.loads((tmp_path / "front.json").read_text())["rows"]
+    assert all((tmp_path / "front" / row["point"] / "plan.json").exists() for row in rows)
+    for more, said in (
+        (("--speedup", "2", "--max-loss", "1"), "give one of"),
+        (("--speedup", "2", "--distill"), "not for a search"),
+        (("--method", "spot"), "is searched"),
+        ((), "--images DIR"),
+    ):
+        done = run(*more)
+        assert done.exit_code == 1
+        assert said in done.output

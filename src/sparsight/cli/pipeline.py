@@ -50,6 +50,8 @@ class Method(StrEnum):
     """Methods `optimize` offers."""
 
     sve = "sve"
+    spot = "spot"
+    sparsevit = "sparsevit"
 
 
 class SelectBy(StrEnum):
@@ -161,6 +163,11 @@ def optimize(
 
     budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
     budgeted = any(value is not None for value in budget.values())
+    if method is not Method.sve and not budgeted:
+        raise SparsightError(
+            f"--method {method.value} is searched: give --speedup, --latency-ms or --max-loss (or see "
+            f"docs/{method.value}.md for the way without a search)"
+        )
     images_or_refused(images, model, budgeted)
     size = parse_resolution(resolution)
     if images is None:
@@ -181,8 +188,8 @@ def optimize(
 
         how = _checked(Search, trials=trials, seed=seed, preset=preset)
         plan = run_search(
-            model, loaded.model, folder, out, settings, budget, how, latency_table, start, max_images,
-            module, size,
+            model, loaded.model, folder, out, _searched(method, settings), budget, how, latency_table,
+            start, max_images, module, size,
         )  # fmt: skip
     else:
         distillation = None
@@ -239,6 +246,13 @@ def measure(
     write(result, run / "measure.json", json)
     tables.show_measurement(result)
     report_skipped(result.get("fidelity", {}).get("skipped", ()))
+
+
+def _searched(method: Method, sve: Any) -> Any:
+    """What a search starts from: SVE as given, or another method as it comes."""
+    from sparsight.methods import METHODS
+
+    return sve if method is Method.sve else METHODS[method.value].config()
 
 
 def _layers(text: str) -> str | tuple[int, ...]:

@@ -14,6 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from sparsight.plan import Data
+from sparsight.stages.search.trials import INFEASIBLE
 
 
 class EvolutionSampler(optuna.samplers.BaseSampler):
@@ -30,7 +31,7 @@ class EvolutionSampler(optuna.samplers.BaseSampler):
     def sample_relative(self, study: Any, trial: Any, search_space: dict[str, Any]) -> dict[str, Any]:
         """A mutation or a crossover of parents; nothing (so that genes are drawn at random) at first."""
         done = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        feasible = [t for t in done if t.values[1] < 1e9]
+        feasible = [t for t in done if t.values[1] < INFEASIBLE]
         if len(done) < self.settings.population or len(feasible) < 2 or not search_space:
             return {}
         parents = sorted(feasible, key=lambda t: (t.values[1], t.values[0]))[: self.settings.parents]

@@ -16,7 +16,7 @@ from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.compare import Judge, measured
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import evaluating
-from sparsight.stages.search.trials import Trial
+from sparsight.stages.search.trials import INFEASIBLE, Trial
 
 FRONT, FRONT_FILE = "front", "front.json"
 FINALISTS = 8  # points of the front that are run end to end
@@ -25,7 +25,8 @@ FINALISTS = 8  # points of the front that are run end to end
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
     """Those that no other trial beats in latency without losing in error; the slowest first."""
     best: list[Trial] = []
-    for trial in sorted(trials, key=lambda t: (t.latency_ms, t.error)):
+    feasible = [trial for trial in trials if trial.error < INFEASIBLE]
+    for trial in sorted(feasible, key=lambda t: (t.latency_ms, t.error)):
         if not best or trial.error < best[-1].error:
             best.append(trial)
     return best[::-1]

@@ -13,7 +13,7 @@ from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
 from sparsight.images import Images, Reader
-from sparsight.methods import SVE, Settings, SparseViT, map_name
+from sparsight.methods import SPOT, SVE, Settings, SparseViT, map_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -25,6 +25,7 @@ from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
 from sparsight.stages.search.space import Space, sve_space
+from sparsight.stages.search.tokens import SPOTSpace
 from sparsight.stages.search.trials import Search, run_trials
 from sparsight.stages.search.windows import window_space
 from sparsight.stages.select import Damage
@@ -133,8 +134,13 @@ def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count
     if isinstance(plan.method, SparseViT):
         resolve(plan, model, family_in(model))  # refused before any work if it does not fit
         return window_space(model, plan.method, _picture(model, images))
+    if isinstance(plan.method, SPOT):
+        resolved: Any = resolve(plan, model, family_in(model)).method
+        return SPOTSpace(resolved)
     if not isinstance(plan.method, SVE):
-        raise PlanError(f"there is no search for {type(plan.method).__name__}")
+        raise PlanError(
+            f"there is no search for {type(plan.method).__name__}: use SVE, SPOT or SparseViT"
+        )
     base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})
     layers = family_in(model).global_layers(model)
     if base.scorer == "linear":  # only layers with a projector can rank by one

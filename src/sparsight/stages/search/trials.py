@@ -19,6 +19,7 @@ from sparsight.stages.progress import track
 from sparsight.stages.search.space import Space
 
 JOURNAL = "search.journal"
+INFEASIBLE = 1e9  # the error of a choice outside the limits
 DUPLICATES = 20  # so many choices in a row that were known end the search: there is nothing new
 
 
@@ -69,9 +70,7 @@ def run_trials(
             key = "dense" if chosen is None else chosen.model_dump_json()
             new = key not in known
             if new:
-                latency_ms = latency_of(chosen)
-                error = error_of(chosen) if within(latency_ms) else float("inf")
-                known[key] = Trial(key=key, latency_ms=latency_ms, error=min(error, 1e9), values=values)
+                known[key] = _tried(key, chosen, values, latency_of, error_of, within)
             trial = known[key]
             asked.set_user_attr("trial", trial.model_dump(mode="json"))
             study.tell(asked, [trial.latency_ms, trial.error])
@@ -79,6 +78,17 @@ def run_trials(
             if new:
                 break
     return list(known.values())
+
+
+def _tried(
+    key: str, chosen: Settings | None, values: dict[str, int],
+    latency_of: Callable[[Settings | None], float], error_of: Callable[[Settings | None], float],
+    within: Callable[[float], bool],
+) -> Trial:  # fmt: skip
+    """One new trial; its error is as bad as can be where its latency is not within the limits."""
+    latency_ms = latency_of(chosen)
+    error = error_of(chosen) if within(latency_ms) else INFEASIBLE
+    return Trial(key=key, latency_ms=latency_ms, error=error, values=values)
 
 
 def _ask(study: Any, space: Space, settings: Search) -> tuple[Any, dict[str, int]]:
