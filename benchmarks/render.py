@@ -242,6 +242,22 @@ def salience_learning(result: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines)
 
 
+def routing(result: dict[str, Any]) -> str:
+    """What skipping the MLP costs, by who skips it and what takes its place."""
+    header = ["through the MLP, and for the others", "mIoU", "against dense, 95 %"]
+    header += ["feature error, mean", "worst image"]
+    lines = [
+        [
+            row["name"], f"{row['miou']:.4f}", f"{row['miou_low']:+.4f} to {row['miou_high']:+.4f}",
+            f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    note = f"*{p['scenes']} scenes at {p['resolution']}; layers {p['layers']}, undistilled.*"
+    return note + "\n\n" + rows(header, lines)
+
+
 def tasks(result: dict[str, Any]) -> str:
     """Dense, sparse, difference and its interval, of every task in the file."""
     parts = []
@@ -334,6 +350,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "swin-ranking": ("swin-cpu.json", swin_ranking),
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),
+    "routing": ("routing-cpu.json", routing),
     "memory": ("memory-cpu.json", memory),
     "tasks": ("tasks-camvid-demo.json", tasks),
     "paper-table1": ("paper-cpu.json", lambda result: paper.costs(result, "table1")),
