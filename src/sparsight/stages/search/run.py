@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.attach import applied, family_in, identity, resolve
+from sparsight.attach import applied, apply, family_in, identity, resolve, restore
 from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
@@ -123,10 +123,17 @@ def with_maps(plan: Plan, model: nn.Module, images: Images, count: int) -> Plan:
         return plan
     layers = family_in(model).global_layers(model)
     missing = [n for n in layers if map_name(n) not in plan.weights]
-    return plan.with_(
-        method=plan.sve.routed(1 / 4),
-        weights=fit_maps(model, images, missing, count) if missing else None,
-    )
+    fitted: dict[str, Tensor] = {}
+    if missing:
+        adapted = any(name.startswith("model.") for name in plan.weights)
+        if adapted:  # the MLPs are then those of the plan
+            apply(model, plan.with_(method=plan.sve.model_copy(update={"mlp_keep": 1.0})))
+        try:
+            fitted = fit_maps(model, images, missing, count)
+        finally:
+            if adapted:
+                restore(model)
+    return plan.with_(method=plan.sve.routed(1 / 4), weights=fitted)
 
 
 def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:
