@@ -11,7 +11,7 @@ from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.lower_resolution.config import LowerResolution
 from sparsight.methods.sparsevit import config as sparsevit
 from sparsight.methods.sparsevit.config import SparseViT
-from sparsight.methods.spot import config as spot
+from sparsight.methods.spot import config as spot_config
 from sparsight.methods.spot.config import SPOT
 from sparsight.methods.sve import config as sve
 from sparsight.methods.sve.config import SVE, map_name, projector_name
@@ -82,7 +82,7 @@ METHODS: dict[str, Method] = {
         Method("tome", ToMe, "sparsight.methods.tome.block:MergingBlock"),
         Method("cls-topk", ClsTopK, "sparsight.methods.cls_topk.block:PruningBlock", asks_prefix=True),
         Method(
-            "spot", SPOT, "sparsight.methods.spot.block:SpotBlock", spot.tensors,
+            "spot", SPOT, "sparsight.methods.spot.block:SpotBlock", spot_config.tensors,
             untrained="SPOT ranks by small networks: train them with sparsight.fit_relevance",
         ),
         Method(
