@@ -491,6 +491,16 @@ def test_adaptation_brings_the_sparse_model_closer_at_any_sparsity(model):
         assert errors[1] < 0.9 * errors[0]
 
 
+def test_a_stage_too_small_for_a_draw_is_an_error_before_the_first_step(tmp_path):
+    model = make_timm_swin()
+    settings = sparsight.Adaptation(steps=1, tenths=9)  # 9 tenths of 6 windows are 5, of 4 are 4
+    sparsight.adapt(model, Plan(method=SETTINGS), list(pictures(model)), settings)
+    small = make_timm_swin(size_px=(64, 64))
+    with pytest.raises(sparsight.SparsightError, match=r"stage 2 has 4 windows .* 0.9 would leave none"):
+        sparsight.adapt(small, Plan(method=SETTINGS), [torch.randn(3, 64, 64)], settings, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_misalignment_is_of_the_ranking_and_not_of_the_scale():
     from sparsight.stages.adapt import misalignment
 

@@ -10,8 +10,8 @@ dense model, tokens that stand out weighing more, as in SVE's distillation; Adam
 cosine; a learning rate that falls with the model's width.  Stages that the plan leaves dense stay dense.
 Also ours is the second term, a = `align`: a ranking has no gradient, so nothing else in the loss keeps
 what matters strong, and the magnitudes of what stands out may even fall behind (docs/sparsevit.md).  It
-makes the squared magnitudes that are ranked follow d_i, the distance of the dense model's O_i^(t) from
-its mean over the picture; the sum of either over a window is then alike.
+makes the squared magnitudes that are ranked follow d_i^2, d_i being the distance of a token of O_i^(t)
+from their mean over the picture (its 99th percentile at most), so that windows rank alike by either.
 """
 
 import copy
@@ -123,12 +123,10 @@ def adapt(
     for parameter in trained.values():
         parameter.requires_grad_(True)
     batches = Batches(Reader(images), settings, accelerator)
+    _try_hardest(student, method, settings, batches.reader.read(0))
 
     def batch_of(step: int) -> tuple[Tensor, ...]:
-        config = drawn(method, step, settings)
-        for block in family.blocks(student):
-            if isinstance(block, WindowBlock):
-                block.config = config
+        _configure(student, drawn(method, step, settings))
         items = [item if isinstance(item, tuple) else (item,) for item in batches(step)]
         return tuple(torch.stack(part).to(accelerator.device) for part in zip(*items, strict=True))
 
@@ -150,6 +148,23 @@ def adapt(
         "adaptation": settings.model_dump(mode="json") | {"labels": loss is not None}
     }
     return plan.with_(weights=changed, recipe=recipe), losses
+
+
+def _try_hardest(student: nn.Module, method: SparseViT, settings: Adaptation, item: Any) -> None:
+    """Raise SparsightError now, and not at a later step, if a stage has too few windows for a draw."""
+    hardest = tuple(
+        tuple(settings.tenths / 10 if any(stage) else 0.0 for _ in stage) for stage in method.by_stage
+    )
+    _configure(student, method.model_copy(update={"sparsity": hardest}))
+    picture = item[0] if isinstance(item, tuple) else item
+    with torch.no_grad():
+        family_in(student).features(student, picture[None].to(next(student.parameters()).device))
+
+
+def _configure(student: nn.Module, method: SparseViT) -> None:
+    for block in family_in(student).blocks(student):
+        if isinstance(block, WindowBlock):
+            block.config = method
 
 
 def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
