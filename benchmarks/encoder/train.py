@@ -7,17 +7,18 @@ same command goes on from the last checkpoint.
 """
 
 import argparse
-import json
-import time
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 
 from sparsight.demo import encoder, scenes
+
+sys.path.append(str(Path(__file__).parents[1]))
+import scene_training
 
 GRID = encoder.IMAGE_SIZE[0] // encoder.PATCH_PX
 FIRST_TRAINING_SEED = 1_000_000_000  # held-out scenes have seeds far below
@@ -33,6 +34,25 @@ class Phase:
     size_px: int
     learning_rate: float  # at the start of the phase; falls linearly to the next phase's
 
+    @property
+    def pictures(self) -> int:
+        return self.batch * self.windows
+
+    def draw(self, first_seed: int) -> tuple[torch.Tensor, ...]:
+        """Images, labels of cells, kinds of each sequence, and where on the grid a picture lies."""
+        rng = np.random.default_rng(first_seed)
+        drawn = []
+        for seed in range(first_seed, first_seed + self.pictures):
+            # Small pictures hold more objects for their size, so that there is something to learn from.
+            objects = None if self.size_px > 512 else int(rng.integers(1, 2 + self.size_px // 64))
+            drawn.append(scenes.draw(seed, (self.size_px, self.size_px), objects))
+        offsets = rng.integers(0, GRID - self.size_px // encoder.PATCH_PX + 1, (self.pictures, 2))
+        images = torch.from_numpy(np.stack([s.image for s in drawn]))
+        labels = torch.from_numpy(np.stack([s.labels[1::2, 1::2] for s in drawn])).long()
+        kinds = torch.from_numpy(np.stack([s.kinds for s in drawn]))
+        kinds = kinds.view(self.batch, self.windows, -1).any(1).float()
+        return images, labels, kinds, torch.from_numpy(offsets)
+
 
 PHASES = (
     Phase(1600, 64, 1, 128, 1e-3),
@@ -46,33 +66,6 @@ PHASES = (
 )
 WARMUP_STEPS = 300
 BACKGROUND_WEIGHT = 0.5
-CHECKPOINT_EVERY_S = 240.0
-
-
-class Batches(torch.utils.data.Dataset):
-    """Batch i of the whole training, drawn from its own range of seeds."""
-
-    def __init__(self, phase: Phase, first_seed: int, start: int) -> None:
-        self.phase, self.first_seed, self.start = phase, first_seed, start
-
-    def __len__(self) -> int:
-        return self.phase.steps - self.start
-
-    def __getitem__(self, step: int) -> tuple[torch.Tensor, ...]:
-        phase, count = self.phase, self.phase.batch * self.phase.windows
-        first = self.first_seed + (self.start + step) * count
-        rng = np.random.default_rng(first)
-        drawn = []
-        for seed in range(first, first + count):
-            # Small pictures hold more objects for their size, so that there is something to learn from.
-            objects = None if phase.size_px > 512 else int(rng.integers(1, 2 + phase.size_px // 64))
-            drawn.append(scenes.draw(seed, (phase.size_px, phase.size_px), objects))
-        offsets = rng.integers(0, GRID - phase.size_px // encoder.PATCH_PX + 1, (count, 2))
-        images = torch.from_numpy(np.stack([s.image for s in drawn]))
-        labels = torch.from_numpy(np.stack([s.labels[1::2, 1::2] for s in drawn])).long()
-        kinds = torch.from_numpy(np.stack([s.kinds for s in drawn]))
-        kinds = kinds.view(phase.batch, phase.windows, -1).any(1).float()
-        return images, labels, kinds, torch.from_numpy(offsets)
 
 
 def loss_of(model, images, labels, kinds, offsets, windows: int) -> torch.Tensor:
@@ -103,80 +96,14 @@ def sincos_positions(model) -> None:
     model.pos_embed.data[0, 1:] = table.reshape(GRID * GRID, -1) * 0.5
 
 
-def save(folder: Path, model, optimizer, position: dict) -> None:
-    """Write weights, optimizer state and position; the position last, so that a kill loses nothing."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-    save_file(tensors, folder / "next.safetensors", metadata={"position": json.dumps(position)})
-    (folder / "next.safetensors").replace(folder / "checkpoint.safetensors")
-
-
-def resume(folder: Path, model, optimizer) -> dict:
-    """Load the last checkpoint, if there is one; returns the position to go on from."""
-    path = folder / "checkpoint.safetensors"
-    if not path.exists():
-        sincos_positions(model)
-        return {"phase": 0, "step": 0, "seconds": 0.0}
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as handle:
-        position = json.loads(handle.metadata()["position"])
-    tensors = load_file(path)
-    model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model.")})
-    state = optimizer.state_dict()
-    for key in (k for k in tensors if k.startswith("optimizer.")):
-        _, index, name = key.split(".")
-        state["state"].setdefault(int(index), {})[name] = tensors[key]
-    optimizer.load_state_dict(state)
-    return position
-
-
 def train(folder: Path, minutes: float) -> bool:
     """Run the phases; stops early, checkpointed, after `minutes`.  True when the last one is done."""
     model = encoder.build()
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
-    position = resume(folder, model, optimizer)
-    began, saved, before = time.monotonic(), time.monotonic(), position["seconds"]
-    first_seed = FIRST_TRAINING_SEED
-    total_before = 0
-    for index, phase in enumerate(PHASES):
-        last_rate = PHASES[index + 1].learning_rate if index + 1 < len(PHASES) else 0.0
-        start = position["step"] if index == position["phase"] else 0
-        if index >= position["phase"]:
-            batches = torch.utils.data.DataLoader(
-                Batches(phase, first_seed, start), batch_size=None, num_workers=1, prefetch_factor=4
-            )
-            for step, batch in enumerate(batches, start):
-                rate = phase.learning_rate + (last_rate - phase.learning_rate) * step / phase.steps
-                warm = min(1.0, (total_before + step + 1) / WARMUP_STEPS)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * warm
-                optimizer.zero_grad()
-                loss = loss_of(model, *batch, phase.windows)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                now = time.monotonic()
-                position = {"phase": index, "step": step + 1, "seconds": before + now - began}
-                if step % 50 == 0:
-                    print(
-                        f"phase {index} step {step} loss {loss.item():.4f} {now - began:.0f} s",
-                        flush=True,
-                    )
-                if now - saved > CHECKPOINT_EVERY_S or step + 1 == phase.steps:
-                    save(folder, model, optimizer, position)
-                    saved = now
-                if (now - began) / 60 > minutes:
-                    save(folder, model, optimizer, position)
-                    return False
-            save_file(model.state_dict(), folder / f"phase{index}.safetensors")
-        first_seed += phase.steps * phase.batch * phase.windows
-        total_before += phase.steps
-    return True
+    sincos_positions(model)
+    return scene_training.train(
+        model, PHASES, lambda phase, *batch: loss_of(model, *batch, phase.windows), folder, minutes,
+        FIRST_TRAINING_SEED, WARMUP_STEPS,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
