@@ -68,7 +68,8 @@ def spot(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     p = result["protocol"]
-    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
+    steps = [f"{name} for {count} steps" for name, count in p["adapted_steps"].items()]
+    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes", *steps)
     return note + "\n\n" + rows(header, lines)
 
 
@@ -124,11 +125,12 @@ def sam2(result: dict[str, Any]) -> str:
 
 def swin(result: dict[str, Any]) -> str:
     """Speed and quality of every sparsity, plain and adapted."""
-    header = ["windows dropped", "adapted", "latency", "speedup", "GFLOPs", "mIoU"]
+    header = ["sparsity by stage", "windows dropped", "adapted", "latency", "speedup", "GFLOPs", "mIoU"]
     header += ["against dense, 95 %", "feature error, mean", "worst image"]
     lines = [
         [
-            row["setting"], row["trained"], f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
+            row["setting"], f"{100 * row['windows_dropped']:.0f} %", row["trained"],
+            f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
             f"{row['gflops']:.1f}", f"{row['miou']:.3f}",
             f"{row['miou_low']:+.3f} to {row['miou_high']:+.3f}",
             f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}",
@@ -136,8 +138,18 @@ def swin(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     p = result["protocol"]
-    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
+    steps = [f"{name} for {count} steps" for name, count in p["adapted_steps"].items()]
+    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes", *steps)
     return note + "\n\n" + rows(header, lines)
+
+
+def swin_stages(result: dict[str, Any]) -> str:
+    """What pruning single stages does to the adapted model."""
+    lines = [
+        [name, f"{row['miou']:.3f}", f"{100 * row['background_as_object']:.1f} %"]
+        for name, row in result["by_stage"].items()
+    ]
+    return rows(["60 % dropped in stage", "mIoU", "background called an object"], lines)
 
 
 def swin_ranking(result: dict[str, Any]) -> str:
@@ -347,6 +359,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "whole-model": ("whole_model-cpu.json", whole_model),
     "sam2": ("sam2-cpu.json", sam2),
     "swin": ("swin-cpu.json", swin),
+    "swin-stages": ("swin-cpu.json", swin_stages),
     "swin-ranking": ("swin-cpu.json", swin_ranking),
     "salience": ("salience-cpu.json", salience),
     "salience-learning": ("salience-cpu.json", salience_learning),

@@ -29,6 +29,7 @@ from sparsight.tasks.dense_probe import judged
 from sparsight.tasks.paired import compare
 from sparsight.tasks.segmentation import miou_of
 
+STAGE_SCENES = 6  # enough for differences as large as those between stages
 SIZE_PX, FIRST_SEED = 1024, 20_000  # training and adaptation have other seeds
 SPARSITIES: dict[str, Any] = {
     "40 %": 0.4,
@@ -45,6 +46,19 @@ def logits_of(model: Any, picture: Tensor) -> Tensor:
     return model.segmentation(swin.stages_of(model, picture))
 
 
+def dropped_share(sparsity: Any) -> float:
+    """The share of all windows of all pairs of blocks that is dropped."""
+    side = SIZE_PX // swin.PATCH_PX // swin.WINDOW
+    dropped = total = 0
+    for stage, depth in enumerate(swin.DEPTHS):
+        windows = (side // 2**stage) ** 2
+        for pair in range(depth // 2):
+            total += windows
+            figure = sparsity[stage][pair] if isinstance(sparsity, tuple) else sparsity
+            dropped += dropped_count(windows, figure)
+    return dropped / total
+
+
 def plans() -> dict[str, sparsight.Plan]:
     """The adapted weights that are there, and none."""
     found = {"no": sparsight.Plan(method=sparsight.SparseViT())}
@@ -56,13 +70,17 @@ def plans() -> dict[str, sparsight.Plan]:
 
 def arms_of(dense: Any) -> dict[str, tuple[Any, dict[str, Any]]]:
     """Every model with what its row says of it."""
-    arms = {"dense": (dense, {"setting": "dense", "trained": "no"})}
+    arms = {"dense": (dense, {"setting": "dense", "trained": "no", "windows_dropped": 0.0})}
     for setting, sparsity in SPARSITIES.items():
         for trained, plan in plans().items():
             changed = plan.with_(method=sparsight.SparseViT(sparsity=sparsity))
             arms[f"{setting}, {trained}"] = (
                 sparsight.apply(copy.deepcopy(dense), changed),
-                {"setting": setting, "trained": trained},
+                {
+                    "setting": setting,
+                    "trained": trained,
+                    "windows_dropped": dropped_share(sparsity),
+                },
             )
     return arms
 
@@ -74,6 +92,29 @@ def weighted(dense: Any) -> dict[str, Any]:
         trained: sparsight.apply(copy.deepcopy(dense), plan.with_(method=method))
         for trained, plan in plans().items()
     }
+
+
+def background_as_object(counts: Tensor) -> float:
+    """The share of background pixels called an object; from background's stat scores (scenes, 5)."""
+    _, _, _, missed, support = counts.sum(0).tolist()
+    return missed / support
+
+
+def by_stage(dense: Any, plan: sparsight.Plan, scenes: int) -> dict[str, dict[str, float]]:
+    """Quality of adapted weights with 60 % dropped in one stage alone, and in all but one."""
+    pairs = [depth // 2 for depth in swin.DEPTHS]
+
+    def arm(pruned: set[int]) -> Any:
+        sparsity = tuple((0.6 * (stage in pruned),) * count for stage, count in enumerate(pairs))
+        method = sparsight.SparseViT(sparsity=sparsity)
+        return sparsight.apply(copy.deepcopy(dense), plan.with_(method=method))
+
+    every = set(range(len(pairs)))
+    chosen = {"none": set(), "all": every}
+    chosen |= {f"{stage + 1} alone": {stage} for stage in every}
+    chosen |= {f"all but {stage + 1}": every - {stage} for stage in every}
+    scores = quality({"dense": dense} | {name: arm(stages) for name, stages in chosen.items()}, scenes)
+    return {name: scores[name] for name in chosen}
 
 
 @torch.inference_mode()
@@ -108,6 +149,7 @@ def quality(models: dict[str, Any], scenes: int) -> dict[str, dict[str, float]]:
             "miou": difference["sparse"],
             "miou_low": difference["low"],
             "miou_high": difference["high"],
+            "background_as_object": background_as_object(torch.stack(pixels[name])[:, 0]),
             "relative_error": sum(errors[name]) / scenes,
             "relative_error_worst": max(errors[name]),
         }
@@ -159,9 +201,15 @@ if __name__ == "__main__":
         "protocol": timing.protocol(
             torch.device("cpu"), torch.float32, batch=1, repeats=arguments.repeats,
             resolution=f"{SIZE_PX}x{SIZE_PX}", scenes=arguments.scenes, first_seed=FIRST_SEED,
+            adapted_steps={
+                name: plan.recipe.get("stopped_after", plan.recipe["adaptation"]["steps"])
+                for name, plan in plans().items()
+                if plan.recipe
+            },
             sparsity=SPARSITIES, command="python benchmarks/swin/run.py",
         ),
         "rows": rows,
+        "by_stage": by_stage(dense, plans()["aligned"], STAGE_SCENES),
         "objects_found": {
             trained: objects_found(model, arguments.scenes) for trained, model in weighted(dense).items()
         },
