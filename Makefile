@@ -28,6 +28,7 @@ bench: setup
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/crossover.py
 	$(BIN)/python benchmarks/encoder/routing.py
+	$(BIN)/python benchmarks/spot.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json
 	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
 	$(BIN)/sparsight compare demo --max-images 32 --repeats 7 --json benchmarks/results/compare-demo.json

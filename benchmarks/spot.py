@@ -43,7 +43,7 @@ from sparsight.stages.relevance import CHECKPOINT_FILE, RelevanceTraining, fit_r
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "spot-cpu.json"
 WEIGHTS = ROOT / "src" / "sparsight" / "demo" / "weights" / RELEVANCE
-TRAINING = RelevanceTraining(steps=500)
+TRAINING = RelevanceTraining(steps=120)
 TRAINING_SCENES, TRAINING_SIZE = 512, (512, 512)  # small, to be quick; the statistics know no size
 SIZE = (1024, 1024)
 RHOS = (0.9, 0.8, 0.7, 0.6)

@@ -387,8 +387,10 @@ def test_trained_relevance_keeps_what_stands_out(name):
     sparsight.apply(model, plan)
     prefix = family_in(model).prefix_tokens(model)
     stays = stages_left(model, torch.stack(pictures))[:, prefix:] == 0
-    # A quarter of the tokens stays to the end, and of a blind choice a quarter would have content.
-    assert stays[content].float().mean() > 0.6
+    # A quarter of the tokens stays to the end.  A blind choice would keep a quarter of the 67 with
+    # content too, with a standard deviation of 0.053: this is three of them more.
+    assert content.sum() == 67
+    assert stays[content].float().mean() > 0.41
 
 
 def test_an_interrupted_training_resumes_to_the_same_weights(tmp_path, monkeypatch):
