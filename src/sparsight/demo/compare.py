@@ -5,7 +5,7 @@ from typing import Any
 
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate
-from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, packaged_plan
+from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, RELEVANCE, packaged_plan
 from sparsight.demo.scenes import SceneSet
 from sparsight.plan import Plan
 from sparsight.stages import compare as stage
@@ -30,12 +30,29 @@ def compare_demo(
     resolution: tuple[int, int], scenes: int, repeats: int, plans: Sequence[Plan],
     methods: Sequence[str], say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """`stages.compare` with mIoU on held-out scenes as quality, and the package's distilled plan."""
-    distilled = packaged_plan()
-    sampled = distilled.sve.model_copy(update={"scorer": "sampled", "groups": ()})
-    ours = [distilled, distilled.with_(method=sampled)] if not methods or "sve" in methods else []
+    """`stages.compare` with mIoU on held-out scenes as quality, and the package's trained plans."""
+    ours = [
+        plan
+        for method, found in (("sve", _distilled), ("spot", _relevant))
+        if not methods or method in methods
+        for plan in found()
+    ]
     judge = by_miou(resolution, scenes, say)
     pictures = ScenePictures(SceneSet(8, resolution, CALIBRATION_SEED))
     result = stage.compare(encoder.load(), pictures, [*ours, *plans], methods, repeats, judge=judge)
     result["protocol"] |= {"scenes": scenes, "first_seed": EVALUATION_SEED, "images": scenes}
     return result
+
+
+def _distilled() -> list[Plan]:
+    """SVE's distilled weights, with the projectors they were made with and with a sample instead."""
+    plan = packaged_plan()
+    sampled = plan.sve.model_copy(update={"scorer": "sampled", "groups": ()})
+    return [plan, plan.with_(method=sampled)]
+
+
+def _relevant() -> list[Plan]:
+    """SPOT's networks at several rho."""
+    plan = packaged_plan(RELEVANCE)
+    levels = [plan.method.model_copy(update={"rho": rho}) for rho in (0.9, 0.8, 0.7, 0.6)]
+    return [plan.with_(method=method) for method in levels]
