@@ -31,10 +31,14 @@ bench: setup
 	$(BIN)/python benchmarks/spot.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json
 	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
-	$(BIN)/sparsight compare demo --max-images 32 --repeats 7 --json benchmarks/results/compare-demo.json
-	$(BIN)/sparsight optimize demo --max-loss 0.5 --max-images 32 --start src/sparsight/demo/weights/distilled \
+	$(BIN)/sparsight optimize demo --max-loss 1 --max-images 32 --start src/sparsight/demo/weights/distilled \
 		--out runs/search
 	cp runs/search/front.json benchmarks/results/search-demo.json
+	$(BIN)/sparsight optimize demo --max-loss 2 --max-images 32 --start benchmarks/encoder/wide \
+		--out runs/search-wide
+	cp runs/search-wide/front.json benchmarks/results/search-wide.json
+	$(BIN)/sparsight compare demo --max-images 24 --run runs/search-wide/front/05 \
+		--json benchmarks/results/compare-demo.json
 	$(BIN)/python benchmarks/render.py
 
 paper: setup

@@ -352,6 +352,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "demo-scorers": ("../../src/sparsight/demo/weights/distilled/plan.json", scorers),
     "compare-demo": ("compare-demo.json", comparison),
     "search-demo": ("search-demo.json", front),
+    "search-wide": ("search-wide.json", front),
     "camvid": ("camvid-cpu.json", camvid),
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "spot": ("spot-cpu.json", spot),
