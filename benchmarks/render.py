@@ -68,8 +68,7 @@ def spot(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     p = result["protocol"]
-    steps = [f"{name} for {count} steps" for name, count in p["adapted_steps"].items()]
-    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes", *steps)
+    note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
     return note + "\n\n" + rows(header, lines)
 
 
