@@ -154,7 +154,7 @@ def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count
         layers = tuple(n for n in layers if f"sve.projector.{n}" in plan.weights)
     single = [base.model_copy(update={"layers": (n,), "keep": 1 / 8, "mlp_keep": 1.0}) for n in layers]
     damages = {n: damage(plan.with_(method=one)) for n, one in zip(layers, single, strict=True)}
-    return sve_space(base, damages, analyze(model, images, count), routes=True)
+    return sve_space(base, damages, analyze(model, images, count))
 
 
 def _picture(model: nn.Module, images: Images) -> Tensor:

@@ -40,13 +40,11 @@ class SVESpace:
     base: SVE  # what is not searched: scorer, queries, sample
     ranking: tuple[int, ...]  # the layers that can become sparse, the least harmful first
     overlap_of: Callable[[int, int], float]
-    routes: bool = True  # whether the MLP is searched as well
 
     @property
     def genes(self) -> dict[str, Sequence[Any]]:
         """One for every layer, and the overlap."""
-        through = MLP_KEEP if self.routes else MLP_KEEP[:1]
-        alleles = [DENSE, *((keep, mlp) for mlp in through for keep in KEEP)]
+        alleles = [DENSE, *((keep, mlp) for mlp in MLP_KEEP for keep in KEEP)]
         return {f"layer.{n}": alleles for n in sorted(self.ranking)} | {"reuse": OVERLAPS}
 
     def settings(self, values: Values) -> SVE | None:
@@ -70,7 +68,7 @@ class SVESpace:
         """The least harmful third, half, three quarters and all layers, at two fractions each."""
         counts = {max(1, round(len(self.ranking) * share)) for share in (1 / 3, 1 / 2, 3 / 4, 1)}
         alleles = list(self.genes[f"layer.{self.ranking[0]}"])
-        wanted = [(3 / 16, 1.0), (1 / 8, 1.0), *([(3 / 16, 1 / 4)] if self.routes else [])]
+        wanted = [(3 / 16, 1.0), (1 / 8, 1.0), (3 / 16, 1 / 4)]
         return [
             {f"layer.{n}": alleles.index(kept) if n in self.ranking[:count] else 0 for n in self.ranking}
             | {"reuse": 0}
@@ -79,7 +77,7 @@ class SVESpace:
         ]
 
 
-def sve_space(base: SVE, damages: Mapping[int, float], found: Analysis, routes: bool) -> SVESpace:
+def sve_space(base: SVE, damages: Mapping[int, float], found: Analysis) -> SVESpace:
     """From what each layer costs alone, and how much the patterns of two layers have in common."""
     ranking = tuple(sorted(damages, key=damages.__getitem__))
-    return SVESpace(base, ranking, found.overlap_of, routes)
+    return SVESpace(base, ranking, found.overlap_of)
