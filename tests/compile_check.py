@@ -1,4 +1,8 @@
-"""Compiled against eager, with another picture too: prints the largest relative error of each case."""
+"""Compiled against eager: prints the largest relative error of each case, and how often sizes compile.
+
+A model of every family takes another picture of the same size without recompilation.  Then one model
+takes pictures of many sizes, twice: as it is, and its blocks alone.
+"""
 
 import json
 
@@ -6,32 +10,65 @@ import test_apply
 import test_spot
 import test_windowed
 import torch
-from conftest import SWIN_GRID, SWINS, WINDOWED, make_images, make_model
+from conftest import SWIN_GRID, SWINS, WINDOWED, make_images, make_model, run_features
 from test_apply import GROUPS
+from torch._dynamo.testing import CompileCounter
 
 import sparsight
+from sparsight.attach import family_in
+
+GROUPED = (
+    "dinov2_reg",
+    "dinov3",
+    "siglip",
+    "hf_dinov2_reg",
+    "hf_dinov3",
+    *WINDOWED,
+)  # in both groupings
+OTHERS = ("hf_vit", "hf_clip", "hf_siglip")  # with these every family is there
+TOKENS = (197, 301, 512, 901, 1025, 1300, 2000, 5477, 6001)  # 96 and 704 are kept somewhere between
+
+
+class Features(torch.nn.Module):
+    """A model as its family runs it, on pictures of any size."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return run_features(self.model, images)
 
 
 def worst(model, grid):
     """The largest error of a compiled model on two pictures of one size."""
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(Features(model), fullgraph=True, backend="aot_eager")
     found = 0.0
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for seed in (1, 5):
             images = make_images(model, grid=grid, seed=seed)
-            wanted, got = (
-                out if isinstance(out, torch.Tensor) else out.last_hidden_state
-                for out in (model(images), compiled(images))
-            )  # fmt: skip
+            wanted, got = run_features(model, images), compiled(images)
             error = (got - wanted).abs().max() / wanted.abs().max()
             found = max(found, error.item())
     return found
 
 
-errors = {}
-for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED):
-    for kind in (*GROUPS, "spot") if name in ("dinov3", "siglip") else GROUPS:
+def compilations(module, inputs):
+    """How many graphs a module is compiled to over inputs of many sizes."""
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    compiled = torch.compile(module, fullgraph=True, backend=counter)
+    with torch.no_grad():
+        for x in inputs:
+            compiled(x)
+    return counter.frame_count
+
+
+errors, families = {}, set()
+for name in (*GROUPED, *OTHERS):
+    kinds = list(GROUPS) if name in GROUPED else ["grouped"]
+    for kind in (*kinds, "spot") if name in ("dinov3", "siglip") else kinds:
         model = WINDOWED[name]() if name in WINDOWED else make_model(name)
         tests = test_windowed if name in WINDOWED else test_apply
         if kind == "spot":
@@ -40,7 +77,18 @@ for name in ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WI
             plan = tests.make_plan(model, "sampled", tests.GROUPS[kind])
         sparsight.apply(model, plan)
         errors[f"{name}-{kind}"] = worst(model, (9, 7))
+        families.add(family_in(model).name)
 for name, make in SWINS.items():
     model = sparsight.apply(make(), sparsight.SparseViT(sparsity=((0.6,), (0.25, 0.5))))
     errors[name] = worst(model, SWIN_GRID)
-print(json.dumps(errors))
+    families.add(family_in(model).name)
+
+sizes = {}
+dense, sparse = make_model("augreg"), make_model("augreg")
+sparsight.apply(sparse, sparsight.SVE(layers=(1, 2, 3), mlp_keep=0.25, min_tokens=0))
+tokens = [torch.randn(1, n, dense.embed_dim) for n in TOKENS]
+images = [make_images(dense, batch=1, grid=(side, side + 2)) for side in (7, 9, 12, 15)]
+for kind, model in (("dense", dense), ("sparse", sparse)):
+    sizes[f"blocks-{kind}"] = compilations(model.blocks, tokens)
+    sizes[f"model-{kind}"] = compilations(model, images)
+print(json.dumps({"errors": errors, "families": sorted(families), "sizes": sizes}))

@@ -20,6 +20,23 @@ def average_attention(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) 
 
     Pass a sample of the queries for an estimate.  Peak memory is one chunk: b x h x 64 x n floats.
     """
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return _average_attention(q, k)
+    return _streamed(q, k)
+
+
+@torch.library.custom_op("sparsight::average_attention", mutates_args=())
+def _average_attention(q: Tensor, k: Tensor) -> Tensor:
+    """One opaque step for a compiler, which would unroll the loop, anew for every number of chunks."""
+    return _streamed(q, k)
+
+
+@_average_attention.register_fake
+def _(q: Tensor, k: Tensor) -> Tensor:
+    return k.new_empty(k.shape[0], k.shape[2], dtype=torch.float32)
+
+
+def _streamed(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
     chunk = CHUNK_CPU if q.device.type == "cpu" else CHUNK_GPU
     scaled, keys = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
     total = torch.zeros(k.shape[0], k.shape[2], device=k.device, dtype=torch.float32)
