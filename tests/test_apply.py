@@ -372,8 +372,8 @@ def test_compiled_without_a_break_equals_eager():
     assert found["families"] == sorted(family.name for family in FAMILIES)
     # Compiled kernels group sums differently.
     assert all(error <= 1e-5 for error in errors.values()), errors
-    # The first size, then any other: below 96 kept tokens, from there on, where 704 becomes 768; the same
-    # of the tokens in the MLP, whose limits lie elsewhere.
+    # The first size, then any other: below 96 kept tokens, from there on, where 704 becomes 768; the
+    # same of the tokens in the MLP, whose limits lie elsewhere.
     assert sizes["blocks-sparse"] <= 1 + 3 + 2
     # timm resizes its position embedding anew for every size, which the dense model compiles anew too.
     assert sizes["model-sparse"] <= sizes["model-dense"]

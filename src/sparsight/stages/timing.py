@@ -4,11 +4,14 @@ import ctypes
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -131,6 +134,7 @@ def setting(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "machine": machine(device),
         "versions": versions(),
+        "revision": revision(),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
@@ -158,6 +162,26 @@ def versions() -> dict[str, str]:
     found = {"sparsight": sparsight.__version__, "python": platform.python_version()}
     optional = [name for name in ("transformers",) if name in sys.modules]
     return found | {name: version(name) for name in ("torch", "timm", *optional)}
+
+
+@cache
+def revision() -> str | None:
+    """The commit of the source, with a "+" if the package differs from it; None if it is no checkout."""
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ("git", *words), cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD").strip() + (
+            "+" if git("status", "-s", "src") else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def _wait(device: torch.device) -> None:

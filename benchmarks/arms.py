@@ -1,0 +1,174 @@
+"""The rungs of the speed ladder and the peers beside it, each as a function that builds a model's call."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from harness import Build, Hole
+from torch import Tensor, nn
+
+import sparsight
+from sparsight.attach import family_in
+from sparsight.methods import map_name, projector_name
+from sparsight.methods.lower_resolution import LowerResolution
+from sparsight.methods.tome import ToMe
+from sparsight.plan import Plan
+from sparsight.stages.arm import arm_of
+
+KEEP, MLP_KEEP = 1 / 8, 1 / 4
+DENSE = "dense, SDPA"  # what every speedup is relative to
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dense model and the pictures it is timed on."""
+
+    model: nn.Module
+    pictures: Tensor  # (b, 3, height, width)
+
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Global layers from a third of the depth on; of Hiera, which has few, all."""
+        layers = family_in(self.model).global_layers(self.model)
+        depth = len(family_in(self.model).blocks(self.model))
+        return tuple(n for n in layers if n >= depth // 3)
+
+    def sparse(self, config: Any) -> nn.Module:
+        """A copy of the model with `config` applied, its projectors and maps made up."""
+        family = family_in(self.model)
+        weights: dict[str, Tensor] = {}
+        for n in getattr(config, "layers", ()):
+            dim = family.dim(family.blocks(self.model)[n])
+            if config.scorer == "linear":
+                weights[projector_name(n)] = torch.randn(dim)
+            if config.mlp_rest == "linear":
+                weights[map_name(n)] = torch.randn(dim + 1, dim) / dim
+        plan = Plan(method=config)
+        return sparsight.apply(self.copied(), plan.with_(weights=weights or None))
+
+    def copied(self) -> nn.Module:
+        """The model's modules anew, attention fused, around the same weights."""
+        model = copy.deepcopy(self.model, {id(p): p for p in self.model.parameters()})
+        for module in model.modules():
+            if getattr(module, "fused_attn", True) is False:
+                module.fused_attn = True
+        return model
+
+    def changed(self, config: Any) -> nn.Module:
+        """A copy with `config` applied, or the dense model if that is None."""
+        return self.copied() if config is None else self.sparse(config)
+
+    def call(self, model: nn.Module) -> Callable[[], Any]:
+        """What is timed: the features of the pictures."""
+        return partial(family_in(model).features, model, self.pictures)
+
+
+class Features(nn.Module):
+    """A model's features as its forward pass, which is what a compiler takes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Any:
+        return family_in(self.model).features(self.model, images)
+
+
+def ladder(subject: Subject) -> dict[str, Build]:
+    """One row for each technique, each on top of the one before, and the dense rows they stand on."""
+    sve = settings(subject)
+    return {
+        "dense, attention not fused": partial(unfused, subject),
+        DENSE: partial(applied, subject, None),
+        "dense, compiled": partial(compiled, subject, None),
+        **{name: partial(applied, subject, config) for name, config in sve.items()},
+        "routed, compiled": partial(compiled, subject, list(sve.values())[-1]),
+        "dense, bfloat16": partial(bfloat16, subject, None),
+        "routed, bfloat16": partial(bfloat16, subject, list(sve.values())[-1]),
+        "routed, CUDA graph": no_cuda,
+    }
+
+
+def settings(subject: Subject) -> dict[str, Any]:
+    """What is applied, rung by rung."""
+    if family_in(subject.model).windows is not None:
+        return {
+            f"{10 * n} % of windows dropped": sparsight.SparseViT(sparsity=n / 10) for n in (3, 5, 7)
+        }
+    layers = subject.sparse_layers()
+    plain = sparsight.SVE(layers=layers, keep=KEEP)
+    projected = plain.model_copy(update={"scorer": "linear"})
+    runs = list(range(layers[0], layers[0] + len(layers))) == list(layers)
+    reused = projected.model_copy(update={"groups": (layers,)} if runs else {})
+    return {
+        "sparse attention, sampled": plain,
+        "+ projector": projected,
+        **({"+ reuse": reused} if runs else {}),
+        "+ MLP routing, salience and map": reused.routed(MLP_KEEP),
+        "+ MLP routing, attention": reused.model_copy(update={"mlp_keep": MLP_KEEP}),
+    }
+
+
+def peers(subject: Subject) -> dict[str, Build]:
+    """What a user would try instead."""
+    layers = len(family_in(subject.model).blocks(subject.model))
+    return {
+        "ToMe, half the tokens at the end": partial(applied, subject, ToMe(merge=0.5 / layers)),
+        "lower resolution, 3/4": partial(lower, subject),
+        "dense, int8 (torchao), compiled": partial(int8, subject, None),
+        "routed, int8 (torchao), compiled": partial(int8, subject, list(settings(subject).values())[-1]),
+        "dense, float8 (torchao)": no_cuda,
+    }
+
+
+def applied(subject: Subject, config: Any) -> Callable[[], Any]:
+    return subject.call(subject.changed(config))
+
+
+def unfused(subject: Subject) -> Callable[[], Any]:
+    """The dense model with attention as written: the map is built."""
+    model = subject.copied()
+    switched = [m for m in model.modules() if hasattr(m, "fused_attn")]
+    if not switched:
+        raise Hole("attention is fused whatever one asks for")
+    for module in switched:
+        module.fused_attn = False
+    return subject.call(model)
+
+
+def compiled(subject: Subject, config: Any) -> Callable[[], Any]:
+    torch._dynamo.reset()
+    run = torch.compile(Features(subject.changed(config)), fullgraph=True)
+    return lambda: run(subject.pictures)
+
+
+def bfloat16(subject: Subject, config: Any) -> Callable[[], Any]:
+    if subject.pictures.device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise Hole("this processor has no bfloat16 arithmetic")
+    model = copy.deepcopy(subject.changed(config)).to(torch.bfloat16)
+    return partial(family_in(model).features, model, subject.pictures.to(torch.bfloat16))
+
+
+def int8(subject: Subject, config: Any) -> Callable[[], Any]:
+    """Dynamic quantisation of activations, weights by channel."""
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ModuleNotFoundError:
+        raise Hole("torchao is not installed") from None
+    torch._dynamo.reset()
+    model = copy.deepcopy(subject.changed(config))
+    quantize_(model, Int8DynamicActivationInt8WeightConfig())
+    run = torch.compile(Features(model), fullgraph=True)
+    return lambda: run(subject.pictures)
+
+
+def lower(subject: Subject) -> Callable[[], Any]:
+    height, width = subject.pictures.shape[2:]
+    arm = arm_of(subject.copied(), Plan(method=LowerResolution(scale=3 / 4)), (height, width))
+    return lambda: arm(subject.pictures)
+
+
+def no_cuda() -> Callable[[], Any]:
+    raise Hole("needs an NVIDIA GPU")
