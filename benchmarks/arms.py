@@ -1,4 +1,4 @@
-"""The rungs of the speed ladder and the peers beside it, each as a function that builds a model's call."""
+"""The rungs of the speed ladder and the peers beside it, each a function that builds a model's call."""
 
 import copy
 from collections.abc import Callable

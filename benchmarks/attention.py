@@ -1,18 +1,20 @@
-"""One attention module, as in SVE's Table 4: core, predictor, reuse, and what ranking costs.
+"""One attention module, as in SVE's Table 4: core, predictor, reuse, and the peers of the core.
 
 `python benchmarks/attention.py` writes benchmarks/results/attention-<device>.json.
 """
 
 import argparse
 from functools import partial
-from pathlib import Path
+from typing import Any
 
+import harness
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight._torchvision import repair
 from sparsight.families import family_named
-from sparsight.files import write_json
 from sparsight.methods.sve import score
 from sparsight.ops.attention import sparse_attention
 from sparsight.ops.partition import inverse, kept_count, rank, take, take_heads
@@ -22,41 +24,48 @@ repair()
 from timm.models.vision_transformer import Block  # noqa: E402
 
 WIDTHS = {"ViT-S": (384, 6), "ViT-B": (768, 12), "ViT-L": (1024, 16)}  # name -> dim, heads
-CASES = (("ViT-S", 1370), ("ViT-S", 5477), ("ViT-B", 5477), ("ViT-L", 5477), ("ViT-S", 16385))
-KEEP, PREFIX = 1 / 8, 1
+CASES = (  # name, tokens, batch
+    ("ViT-S", 1370, 1),
+    ("ViT-S", 1370, 8),
+    ("ViT-S", 5477, 1),
+    ("ViT-B", 5477, 1),
+    ("ViT-L", 5477, 1),
+    ("ViT-S", 16385, 1),
+)
+KEEP, PREFIX, BUDGET_S = 1 / 8, 1, 60.0
+PEERS_UP_TO = (
+    6_000  # tokens: beyond, a map of N x N and the slow kernels take the machine's memory or day
+)
 
 
-def arms_for(block, tokens: int, dim: int, device: torch.device) -> tuple[dict, int]:
-    """Everything that is timed on one block and one size, and the kept count."""
+def module_arms(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
+    """Everything that is timed on one block and one size."""
     parts = family_named("timm_vit").parts
-    h, weight = torch.randn(1, tokens, dim, device=device), torch.randn(dim, device=device)
-    kept = kept_count(tokens, KEEP, PREFIX)
+    weight = torch.randn(h.shape[2], device=h.device)
     q, k, v = parts.qkv(block, h)
-    order = rank(score.linear(h, weight), PREFIX)
-    undo = inverse(order)
+    mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
-    def dense():
+    def dense() -> Tensor:
         return parts.merge(block, scaled_dot_product_attention(*parts.qkv(block, h)).transpose(1, 2), h)
 
-    def reused(tokens_in_order=h):
-        qkv = parts.qkv(block, tokens_in_order)
-        return parts.merge(block, sparse_attention(*qkv, kept, kept), tokens_in_order)
+    def reused(in_order: Tensor = h) -> Tensor:
+        return parts.merge(block, sparse_attention(*parts.qkv(block, in_order), kept, kept), in_order)
 
-    def predicted():
+    def predicted() -> Tensor:
         order = rank(score.linear(h, weight), PREFIX)
         return take(reused(take(h, order)), inverse(order))
 
-    def ranked_by(scorer):
+    def ranked_by(scorer: Any) -> Tensor:
         q, k, v = parts.qkv(block, h)
         order = rank(scorer(q, k), PREFIX)
         out = sparse_attention(*(take_heads(x, order) for x in (q, k, v)), kept, kept)
         return take(parts.merge(block, out, h), inverse(order))
 
-    def score_and_permute():
+    def score_and_permute() -> Tensor:
         order = rank(score.linear(h, weight), PREFIX)
         return take(take(h, order), inverse(order))
 
-    return {
+    calls = {
         "core dense": lambda: scaled_dot_product_attention(q, k, v),
         "core sparse": lambda: sparse_attention(q, k, v, kept, kept),
         "module dense": dense,
@@ -65,41 +74,83 @@ def arms_for(block, tokens: int, dim: int, device: torch.device) -> tuple[dict, 
         "module sampled 1/16": lambda: ranked_by(partial(score.sampled, prefix=PREFIX, every=16)),
         "module linear": predicted,
         "module reuse": reused,
+        "linear layers": lambda: (parts.qkv(block, h), parts.merge(block, mixed, h)),
         "score and permute": score_and_permute,
-        "permute back alone": lambda: take(h, undo),
-    }, kept
+    }
+    return {name: lambda call=call: call for name, call in calls.items()}
+
+
+def peers(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
+    """Other ways to compute the dense core, and the sparse one on tokens already in ranked order."""
+    q, k, v = family_named("timm_vit").parts.qkv(block, h)
+
+    def backend(kind: SDPBackend) -> Any:
+        def run() -> Tensor:
+            with sdpa_kernel([kind]):
+                return scaled_dot_product_attention(q, k, v)
+
+        return run
+
+    def masked() -> Any:
+        place = torch.arange(h.shape[1], device=h.device)
+        mask = (place[:, None] < kept) | (place[None, :] < kept)
+        return lambda: scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    def flex() -> Any:
+        from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+        def seen(b: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (query < kept) | (key < kept)
+
+        n = h.shape[1]
+        blocks = create_block_mask(seen, None, None, n, n, device=h.device.type)  # built once
+        run = torch.compile(flex_attention, fullgraph=True)
+        return lambda: run(q, k, v, block_mask=blocks)
+
+    kinds = ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
+    return {
+        **{f"core dense, {kind}": partial(backend, SDPBackend[kind]) for kind in kinds},
+        "core sparse, boolean mask": masked,
+        "core sparse, FlexAttention, compiled": flex,
+    }
+
+
+def measured(name: str, tokens: int, batch: int, device: torch.device) -> dict[str, Any]:
+    """One row: every arm of one block and size."""
+    dim, heads = WIDTHS[name]
+    torch.manual_seed(0)
+    block = Block(dim, heads, qkv_bias=True).eval().to(device)
+    kept = kept_count(tokens, KEEP, PREFIX)
+    with torch.inference_mode():
+        h = torch.randn(batch, tokens, dim, device=device)
+        arms = module_arms(block, h, kept)
+        if tokens <= PEERS_UP_TO and batch == 1:
+            arms |= peers(block, h, kept)
+    rows = harness.measure(arms, BUDGET_S, f"{name} {tokens} tokens, batch {batch}", device, most=21)
+    found = {row.pop("arm"): row for row in rows}
+    for arm, row in found.items():
+        if "latency_ms" in row:
+            base = found["core dense" if arm.startswith("core") else "module dense"]
+            row["speedup"] = base["latency_ms"] / row["latency_ms"]
+    ms = {arm: row.get("latency_ms", float("nan")) for arm, row in found.items()}
+    return {
+        "model": name, "tokens": tokens, "batch": batch, "kept": kept,
+        "limit": 1 / (1 - (1 - kept / tokens) ** 2),
+        "overhead": ms["score and permute"] / ms["module reuse"],
+        "unexplained": 1 - (ms["linear layers"] + ms["core sparse"]) / ms["module reuse"],
+        "arms": found,
+    }  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
+    device = torch.device(parser.parse_args().device)
+    harness.limit_memory()
     rows = []
-    for name, tokens in CASES:
-        dim, heads = WIDTHS[name]
-        torch.manual_seed(0)
-        block = Block(dim, heads, qkv_bias=True).eval().to(device)
-        with torch.inference_mode():
-            arms, kept = arms_for(block, tokens, dim, device)
-        repeats = max(3, arguments.repeats // (3 if tokens > 10_000 else 1))
-        times = timing.interleave(arms, repeats, device, f"{name} {tokens}")
-        row = {"model": name, "tokens": tokens, "kept": kept, "repeats": repeats}
-        row["limit"] = 1 / (1 - (1 - kept / tokens) ** 2)
-        row["arms"] = {arm: timing.summary(t) for arm, t in times.items()}
-        for arm in row["arms"]:
-            base = row["arms"]["core dense" if arm.startswith("core") else "module dense"]
-            row["arms"][arm]["speedup"] = base["latency_ms"] / row["arms"][arm]["latency_ms"]
-        reuse = row["arms"]["module reuse"]["latency_ms"]
-        row["overhead"] = row["arms"]["score and permute"]["latency_ms"] / reuse
-        rows.append(row)
-        print(name, tokens, {a: round(r["speedup"], 2) for a, r in row["arms"].items()}, flush=True)
-    result = {
-        "protocol": timing.protocol(
-            device, torch.float32, keep=KEEP, batch=1, repeats=arguments.repeats,
-            command="python benchmarks/attention.py",
-        ),
-        "rows": rows,
-    }  # fmt: skip
-    write_json(Path(__file__).parent / "results" / f"attention-{device.type}.json", result)
+    for case in CASES:
+        rows.append(measured(*case, device))
+        protocol = timing.protocol(
+            device, torch.float32, keep=KEEP, command="python benchmarks/attention.py"
+        )
+        harness.save(f"attention-{device.type}", __file__, {"protocol": protocol, "rows": rows})

@@ -1,7 +1,7 @@
 """One protocol for every benchmark: build the arms, warm up, interleave, and record what failed and why.
 
-A case is a dictionary of arms, each a function that builds what is timed.  An arm that cannot be built or
-run (a missing dtype or package, no memory, a kernel unfit for the size, a compile cache that cannot be
+A case is a dictionary of arms, each a function that builds what is timed.  An arm that cannot be built
+or run (a missing dtype or package, no memory, a kernel unfit for the size, a compile cache that cannot be
 written) is a hole in the result, with its reason, and the others go on.  What a result was made from is
 stored with it, so that `benchmarks/run.py` reruns only what changed.
 """
@@ -42,8 +42,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each arm: latency or the reason of a hole, memory, FLOPs.
 
-    Repeats are as many as fit into `budget_s`, from 3 to `most`; the first pass, which may compile, is the
-    warm-up and does not count.
+    Repeats are as many as fit into `budget_s`, from 3 to `most`; the first pass, which may compile, is
+    the warm-up and does not count.
     """
     calls: dict[str, Callable[[], Any]] = {}
     rows: dict[str, dict[str, Any]] = {}

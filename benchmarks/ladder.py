@@ -1,7 +1,7 @@
 """Whole models, one row for each technique, and what a user would try instead.  Random weights.
 
-`python benchmarks/ladder.py` writes benchmarks/results/ladder-<device>.json.  Only speed is meant: what the
-techniques cost in quality is measured on the embedded encoder (benchmarks/steps.py) and in docs/compare.md.
+`python benchmarks/ladder.py` writes benchmarks/results/ladder-<device>.json.  Only speed is meant: what
+the techniques cost in quality is in docs/compare.md.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def measured(case: Case, device: torch.device) -> list[dict]:
 
 
 def pass_s(subject: Subject, device: torch.device) -> float:
-    """How long a dense pass will take, from its FLOPs on no device and the rate of one block's attention."""
+    """How long a dense pass will take, from its FLOPs and the rate of one attention call."""
     import copy
 
     meta = Subject(copy.deepcopy(subject.model).to("meta"), subject.pictures.to("meta"))

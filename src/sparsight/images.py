@@ -80,6 +80,12 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
 
 
+def named(images: Items[Item], place: int) -> str:
+    """The name of a picture: of its file, or its place."""
+    paths = getattr(images, "paths", None)
+    return paths[place].name if paths is not None else f"picture {place}"
+
+
 def read_picture(path: Path) -> "Image":
     """The picture upright (EXIF) in RGB with 8 bits; transparency is dropped, not blended.
 

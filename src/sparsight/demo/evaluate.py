@@ -34,6 +34,8 @@ class ScenePictures:
     """Scenes as the stages take images: normalised tensors, without their labels."""
 
     scenes: SceneSet
+    mean: tuple[float, ...] = encoder.MEAN
+    std: tuple[float, ...] = encoder.STD
 
     def __len__(self) -> int:
         return len(self.scenes)

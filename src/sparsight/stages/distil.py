@@ -84,7 +84,7 @@ def distil(
     teacher = model.to(accelerator.device).eval()
     student = apply(copy.deepcopy(teacher), plan.with_(method=plan.method.at_any_size()))
     layers = plan.sve.named_layers
-    trained = _trainable(student, layers, settings.train)
+    trained = trainable(student, layers, settings.train)
     _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
@@ -106,7 +106,7 @@ def distil(
     return plan.with_(weights=changed, recipe=recipe), losses
 
 
-def _trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[str, nn.Parameter]:
+def trainable(student: nn.Module, layers: tuple[int, ...], train: str) -> dict[str, nn.Parameter]:
     """The parameters that learn, by state-dict key; all others are frozen."""
     blocks = family_in(student).blocks(student)
     chosen = {id(p) for layer in layers for p in blocks[layer].parameters()}

@@ -11,7 +11,7 @@ from torch import nn
 from sparsight.attach import applied, apply, family_in
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
-from sparsight.images import Images, Reader, check_resolution
+from sparsight.images import Images, Reader, check_resolution, named
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import timing
@@ -86,6 +86,7 @@ def _cases(
                 "images_per_s": 1e3 * batch / row["latency_ms"],
                 "peak_memory_mb": timing.peak_memory_mb(call, like.device),
                 "gflops": timing.gflops(call),
+                "shares": timing.shares(call, like.device),
             }
         )
     for row in rows:
@@ -101,10 +102,12 @@ def compare_features(
     like = next(dense.parameters())
     errors: list[float] = []
     cosines: list[float] = []
+    places: list[int] = []
     with evaluating(dense), evaluating(sparse):
-        for picture in track(
-            reader.spread(max_images), "Comparing features", min(max_images, len(images))
+        for place, picture in track(
+            reader.placed(max_images), "Comparing features", min(max_images, len(images))
         ):
+            places.append(place)
             batch = picture[None].to(like.device, like.dtype)
             wanted, got = family.features(dense, batch), family.features(sparse, batch)
             if not (torch.isfinite(wanted).all() and torch.isfinite(got).all()):
@@ -123,6 +126,10 @@ def compare_features(
         "cosine": sum(cosines) / len(cosines),
         "cosine_worst": min(cosines),
         "cosine_worst_image": cosines.index(min(cosines)),
+        "by_image": [
+            {"place": place, "name": named(images, place), "relative_error": error, "cosine": cosine}
+            for place, error, cosine in zip(places, errors, cosines, strict=True)
+        ],
     }
 
 

@@ -27,6 +27,7 @@ from sparsight.stages.timing import versions
 
 MAX_ERROR = 0.12  # how far the tokens that stand out may move
 REUSE_OVERLAP = 0.6
+LOSSES_FILE = "losses.json"  # of every step of the distillation
 
 
 def optimize(
@@ -91,6 +92,8 @@ def optimize(
     plan = plan.with_(weights=_fitted(model, images, config, max_images))
     if distillation is not None:
         plan, losses = distil(model, plan, images, distillation, folder)
+        if folder:
+            write_json(folder / LOSSES_FILE, losses)
         reasons.append(
             f"distilled for {len(losses)} steps: loss {losses[0]:.4f} at first, {losses[-1]:.4f} at last"
         )

@@ -82,6 +82,31 @@ def summary(times: list[float]) -> dict[str, float]:
     return {"latency_ms": middle, "latency_q1_ms": low, "latency_q3_ms": high}
 
 
+# Kinds of work, by a part of the operator's name, in the order in which they are asked.
+KINDS = (
+    ("attention", ("scaled_dot_product",)),
+    ("linear layers", ("addmm", "::mm", "bmm", "linear")),
+    ("activation, norm", ("gelu", "silu", "sigmoid", "layer_norm", "native_layer_norm", "softmax")),
+    ("moving tokens", ("index", "gather", "scatter", "sort", "::cat", "topk", "copy_")),
+)
+
+
+def shares(arm: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Where the time of one call goes: the share of each kind of work, by PyTorch's profiler."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = device.type == "cuda"
+    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
+    with torch.inference_mode(), profile(activities=activities) as profiler:
+        arm()
+    spent = dict.fromkeys([kind for kind, _ in KINDS] + ["other"], 0.0)
+    for event in profiler.key_averages():
+        kind = next((k for k, parts in KINDS if any(part in event.key for part in parts)), "other")
+        spent[kind] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    whole = sum(spent.values()) or 1.0
+    return {kind: time / whole for kind, time in spent.items()}
+
+
 def gflops(arm: Callable[[], Any]) -> float:
     """Floating-point operations of one call as PyTorch's own counter counts them, in 10^9."""
     from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count

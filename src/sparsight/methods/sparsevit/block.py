@@ -147,20 +147,23 @@ class WindowBlock(WrappedBlock):
         kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
         return Layout(shift, table, is_padded, masks, kind)
 
-    def _stage(self) -> tuple[int, int]:
-        """The place of this block's stage, and that of the stage's first pair among all."""
-        ends = list(accumulate(map(len, self.config.by_stage), initial=0))
-        stage = sum(end <= self.layer // 2 for end in ends) - 1
-        return stage, ends[stage]
+    @property
+    def stage(self) -> int:
+        """The place of this block's stage."""
+        return sum(end <= self.layer // 2 for end in self._ends()) - 1
+
+    def _ends(self) -> list[int]:
+        """Pairs before each stage, and in all."""
+        return list(accumulate(map(len, self.config.by_stage), initial=0))
 
     def _follows(self) -> bool:
         """Whether an earlier block of the stage drops windows too."""
-        first, pair = self._stage()[1], self.layer // 2
+        first, pair = self._ends()[self.stage], self.layer // 2
         return self.layer % 2 == 1 or any(self.config.by_pair[first:pair])
 
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
-        stage, sparsity = self._stage()[0] + 1, self.config.by_pair[self.layer // 2]
+        stage, sparsity = self.stage + 1, self.config.by_pair[self.layer // 2]
         return (
             f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
             f"sparsity {sparsity} would leave none: it can drop at most {count - 1} of {count}; lower "

@@ -1,0 +1,105 @@
+"""What preparing a model costs: exact statistics against a forward pass, distilling against training.
+
+`python benchmarks/preparing.py` writes benchmarks/results/preparing-<device>.json.  Random weights.
+Calibration: `analyze` of one picture against one dense forward pass.  Distillation: a step (teacher,
+sparse student, backward, AdamW) against a training step of the dense model on a loss of its final
+features, with the same weights learning.
+"""
+
+import argparse
+import copy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import harness
+import torch
+
+import sparsight
+from sparsight.attach import family_in
+from sparsight.models import load_model
+from sparsight.plan import Plan
+from sparsight.stages import timing
+from sparsight.stages.calibrate import analyze
+from sparsight.stages.distil import LayerwiseLoss, trainable
+from sparsight.stages.measure import fused, name
+
+CALIBRATED = (
+    ("demo", 1024),
+    ("timm:vit_small_patch14_dinov2", 1036),
+    ("timm:vit_large_patch14_dinov2", 1036),
+)
+DISTILLED = (("demo", 1024), ("timm:vit_small_patch14_dinov2", 518))
+
+
+def calibration(model: Any, size: int) -> dict[str, harness.Build]:
+    picture = torch.randn(3, size, size)
+    family = family_in(model)
+    return {
+        "dense forward": lambda: partial(family.features, model, picture[None]),
+        "analyze": lambda: partial(analyze, model, [picture]),
+    }
+
+
+@dataclass
+class Step:
+    """One training step of a loss."""
+
+    loss: Any
+    weights: list[Any]
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(self.weights, lr=1e-6)
+
+    def __call__(self, pictures: Any) -> None:
+        with torch.inference_mode(False), torch.enable_grad():
+            self.optimizer.zero_grad()
+            self.loss(pictures).backward()
+            self.optimizer.step()
+
+
+def distillation(model: Any, size: int) -> dict[str, harness.Build]:
+    pictures = torch.randn(1, 3, size, size)
+    depth = len(family_in(model).blocks(model))
+    layers = tuple(range(depth // 3, depth))
+
+    def dense() -> Any:
+        student = copy.deepcopy(model)
+        weights = trainable(student, layers, "blocks")
+        family = family_in(student)
+        step = Step(lambda x: family.features(student, x).square().mean(), list(weights.values()))
+        return partial(step, pictures)
+
+    def sparse(scorer: str) -> Any:
+        config = sparsight.SVE(layers=layers, keep=1 / 8, scorer=scorer, min_tokens=0)
+        student = sparsight.apply(copy.deepcopy(model), Plan(method=config))
+        weights = trainable(student, layers, "blocks")
+        return partial(Step(LayerwiseLoss(student, model, layers), list(weights.values())), pictures)
+
+    return {
+        "dense training step": dense,
+        "distillation step, sampled": partial(sparse, "sampled"),
+        "distillation step, exact": partial(sparse, "exact"),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    device = torch.device(parser.parse_args().device)
+    harness.limit_memory()
+    rows = []
+    cases = [(calibration, *case) for case in CALIBRATED] + [(distillation, *case) for case in DISTILLED]
+    for build, source, size in cases:
+        torch.manual_seed(0)
+        model = load_model(source, (size, size)).model.to(device)
+        arms = build(model, size)
+        with fused(model):
+            found = harness.measure(arms, 45.0, f"{source} {size} px", device, most=5)
+        base = found[0]["latency_ms"]
+        at = {"work": build.__name__, "model": source, "resolution": name((size, size))}
+        rows += [at | row | {"cost": row["latency_ms"] / base} for row in found if "latency_ms" in row]
+        protocol = timing.protocol(
+            device, torch.float32, batch=1, weights="random", command="python benchmarks/preparing.py"
+        )
+        harness.save(f"preparing-{device.type}", __file__, {"protocol": protocol, "rows": rows})
