@@ -1,7 +1,7 @@
 """One protocol for every benchmark: build the arms, warm up, interleave, and record what failed and why.
 
-A case is a dictionary of arms, each a function that builds what is timed.  An arm that cannot be built
-or run (a missing dtype or package, no memory, a kernel unfit for the size, a compile cache that cannot be
+A case is a dictionary of arms, each a function that builds what is timed.  One that cannot be built or
+run (a missing dtype or package, no memory, a kernel unfit for the size, a compile cache that cannot be
 written) is a hole in the result, with its reason, and the others go on.  What a result was made from is
 stored with it, so that `benchmarks/run.py` reruns only what changed.
 """

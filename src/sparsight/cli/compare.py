@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.finish import write_page
 from sparsight.cli.options import (
     CheckpointOption,
     MaxImagesOption,
@@ -66,3 +67,4 @@ def compare(
     tables.show_comparison(result)
     picture.draw(result, json.with_suffix(".svg"))
     say(f"written: {json} and {json.with_suffix('.svg')}")
+    write_page(json)

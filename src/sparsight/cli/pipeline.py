@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.finish import finish, remember_command
 from sparsight.cli.options import (
     CheckpointOption,
     ImagesOption,
@@ -86,8 +87,13 @@ def demo(
     result = run_demo(out, size, scenes, repeats, full, say=say)
     write(result, out / "demo.json", json)
     from sparsight import tables
+    from sparsight.demo import encoder
+    from sparsight.demo.run import measuring_pictures
+    from sparsight.run import load
 
     tables.show_demo(result)
+    remember_command(out)
+    finish(out, encoder.load(), load(out), measuring_pictures(size), max_images=8, resolution=size)
 
 
 @app.command()
@@ -207,6 +213,8 @@ def optimize(
 
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
+    remember_command(out)
+    finish(out, loaded.model, plan, folder, max_images, module=module)
     say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 
 
@@ -245,6 +253,7 @@ def measure(
     result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images, module)
     write(result, run / "measure.json", json)
     tables.show_measurement(result)
+    finish(run, loaded.model, plan, folder, measured=result, module=module)
     report_skipped(result.get("fidelity", {}).get("skipped", ()))
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.finish import write_page
 from sparsight.cli.options import (
     CheckpointOption,
     JsonOption,
@@ -121,6 +122,7 @@ def evaluate(
     )  # fmt: skip
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)
+    write_page(run)
     report_skipped(result["skipped"], "pictures")
 
 

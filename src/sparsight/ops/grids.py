@@ -21,6 +21,16 @@ def grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
     return rows, tokens // rows
 
 
+def padded_grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
+    """The same where the last row and column may stand for less than a square, as in Swin."""
+    height, width = resolution
+    for side in range(1, max(resolution) + 1):
+        rows, columns = -(-height // side), -(-width // side)
+        if rows * columns == tokens:
+            return rows, columns
+    return grid_of(tokens, resolution)  # says what is wrong
+
+
 def regrid(
     tokens: Float[Tensor, "b n c"], prefix: int, old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "b m c"]:

@@ -28,7 +28,7 @@ from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sve import score
 from sparsight.methods.sve.block import PROJECTOR, SparseBlock
 from sparsight.ops import fidelity
-from sparsight.ops.grids import grid_of
+from sparsight.ops.grids import padded_grid_of
 from sparsight.ops.partition import rank
 from sparsight.ops.statistics import recall
 from sparsight.stages.observe import LayerView, evaluating, stages_left, watch
@@ -170,7 +170,7 @@ def _features(dense: Tensor, sparse: Tensor, prefix: int, size: tuple[int, int])
 
 def _grid(tokens: Tensor, size: tuple[int, int]) -> Tensor:
     """(n, ...) -> (rows, columns, ...) on the CPU."""
-    return tokens.detach().cpu().unflatten(0, grid_of(tokens.shape[0], size)).contiguous()
+    return tokens.detach().cpu().unflatten(0, padded_grid_of(tokens.shape[0], size)).contiguous()
 
 
 def thumbnail(picture: Tensor, images: Images) -> Tensor:

@@ -1,0 +1,168 @@
+"""What a run says first, in sentences: gained, lost, done, and how to do it again."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sparsight.report.data import Run
+
+
+@dataclass
+class Answer:
+    """The top of the page."""
+
+    title: str
+    headline: str
+    facts: list[tuple[str, str, str]] = field(default_factory=list)  # figure, what it is, small print
+    done: list[str] = field(default_factory=list)  # sentences
+    layers: list[dict[str, Any]] = field(default_factory=list)  # rows of a table
+    machine: str = ""
+    tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
+
+
+def answer_of(run: Run) -> Answer:
+    """From what the run measured, the most direct first."""
+    source = (run.plan or {}).get("source") or "a comparison"
+    answer = Answer(f"Sparsight: {source}", "")
+    _speed(run, answer)
+    _quality(run, answer)
+    _done(run, answer)
+    return answer
+
+
+def _speed(run: Run, answer: Answer) -> None:
+    protocol: dict[str, Any] = {}
+    if measured := run.parts.get("measure"):
+        protocol = measured["protocol"]
+        last = measured["cases"][-2:]
+        dense, sparse = last[0], last[1]
+        ratio = dense["latency_ms"] / sparse["latency_ms"]
+        where = f"{sparse['resolution']} px, batch {sparse['batch']}"
+        answer.headline = _times(ratio)
+        answer.facts.append(
+            (f"{ratio:.2f}x", "speed of the dense model",
+             f"{sparse['latency_ms']:.0f} ms instead of {dense['latency_ms']:.0f} ms; {where}")
+        )  # fmt: skip
+        if sparse.get("peak_memory_mb"):
+            answer.facts.append(
+                (f"{sparse['peak_memory_mb']:.0f} MB", "peak memory above the weights",
+                 f"dense: {dense['peak_memory_mb']:.0f} MB")
+            )  # fmt: skip
+    elif result := run.parts.get("comparison") or run.parts.get("front") or run.parts.get("demo"):
+        protocol = result["protocol"]
+        fastest = max(result["rows"], key=lambda row: row["speedup"])
+        name = fastest.get("setting") or fastest.get("name") or fastest.get("method")
+        answer.headline = f"{len(result['rows'])} settings side by side"
+        answer.facts.append((f"{fastest['speedup']:.2f}x", "the fastest", str(name)))
+    else:
+        answer.headline = "What was found so far; speed is not measured yet"
+    if protocol:
+        versions = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
+        answer.machine = (
+            f"{protocol['machine']}; {protocol['dtype']}; {protocol['threads']} threads; {versions}; "
+            f"{protocol.get('timing', '')}; baseline: {protocol.get('baseline', 'the dense model')}"
+        )
+
+
+def _times(ratio: float) -> str:
+    if ratio < 1.02:
+        return f"No gain here: {ratio:.2f} times the speed of the dense model"
+    return f"{ratio:.2f} times as fast as the dense model"
+
+
+def _quality(run: Run, answer: Answer) -> None:
+    fidelity = (run.parts.get("measure") or {}).get("fidelity")
+    if fidelity:
+        answer.facts.append(
+            (f"{100 * fidelity['relative_error']:.1f} %", "features moved, on average",
+             f"worst of {fidelity['images']} pictures: {100 * fidelity['relative_error_worst']:.1f} %; "
+             f"cosine {fidelity['cosine']:.4f}, worst {fidelity['cosine_worst']:.4f}")
+        )  # fmt: skip
+    else:
+        answer.facts.append(("?", "quality", "not measured: sparsight measure RUN --images DIR"))
+    if demo := run.parts.get("demo"):
+        columns = {
+            "": "name", "speedup": "speedup", "mIoU": "miou", "from dense, at worst": "miou_low",
+            "at best": "miou_high", "feature error": "relative_error",
+            "worst picture": "relative_error_worst",
+        }  # fmt: skip
+        answer.tables.append(_table("The demo, arm by arm", columns, demo["rows"]))
+    for task, result in run.tasks.items():
+        columns = {
+            "": "metric", "dense": "dense", "sparse": "sparse", "difference": "difference",
+            "95 % from": "low", "to": "high",
+        }  # fmt: skip
+        rows = [
+            row | {"metric": f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]}
+            for row in [*result.get("details", ()), *result["scores"]]
+        ]
+        answer.tables.append(_table(f"Judged by {task}", columns, rows))
+    for key, name in (("comparison", "All settings"), ("front", "The front of the search")):
+        if result := run.parts.get(key):
+            columns = {
+                "": "method" if key == "comparison" else "point", "setting": "setting",
+                "speedup": "speedup", "latency (ms)": "latency_ms", "quality": "quality",
+                "feature error": "relative_error", "worst picture": "relative_error_worst",
+            }  # fmt: skip
+            answer.tables.append(_table(name, columns, result["rows"]))
+
+
+def _table(
+    title: str, columns: dict[str, str], rows: list[dict[str, Any]]
+) -> tuple[str, list[str], list[list[str]]]:
+    """A table of some keys of the rows; what is not there is a dash."""
+
+    def cell(value: Any) -> str:
+        return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
+
+    return title, list(columns), [[cell(row.get(key)) for key in columns.values()] for row in rows]
+
+
+def _done(run: Run, answer: Answer) -> None:
+    if run.plan is None:
+        return
+    method, config = run.plan["method"]["type"], run.method
+    layers = config.get("layers")
+    depth = (run.plan.get("model") or {}).get("depth")
+    if isinstance(layers, list):
+        of = f" of {depth}" if depth else ""
+        answer.done.append(
+            f"{len(layers)}{of} layers are sparse ({spans(layers)}): in them a kept share of the tokens "
+            f"sees all, and all others see only the kept ones. Keys kept: {_percent(config['keep'])}; "
+            f"queries that see all: {_percent(config.get('keep_queries') or config['keep'])}; through "
+            f"the MLP: {_percent(config.get('mlp_keep', 1.0))}. Tokens are ranked by {config['scorer']}."
+        )
+        if config.get("groups"):
+            runs = ", ".join(spans(group) for group in config["groups"])
+            answer.done.append(f"Layers that share one ranking: {runs}.")
+    elif method == "sparsevit":
+        answer.done.append("Windows of small activations skip whole blocks; see the pictures.")
+    else:
+        answer.done.append(f"Method: {method}; settings: {config}.")
+    if config.get("min_tokens"):
+        answer.done.append(f"Pictures of fewer than {config['min_tokens']} tokens run dense.")
+    answer.done += [reason[0].upper() + reason[1:] + "." for reason in run.plan.get("reasons", ())]
+    answer.layers = [
+        {
+            "layer": row["layer"],
+            "role": row["role"],
+            "indicator": row["indicator"],
+            "damage": row["damage"],
+        }
+        for row in run.plan.get("layers", ())
+    ]
+
+
+def spans(layers: list[int]) -> str:
+    """[3, 4, 5, 8] as "3-5, 8"."""
+    parts: list[list[int]] = []
+    for layer in layers:
+        if parts and parts[-1][-1] == layer - 1:
+            parts[-1].append(layer)
+        else:
+            parts.append([layer])
+    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+
+
+def _percent(value: Any) -> str:
+    values = sorted(set(value)) if isinstance(value, list) else [value]
+    return " to ".join(f"{100 * v:.3g} %" for v in values)

@@ -1,0 +1,113 @@
+"""What a run folder holds, and what it lacks.  It may be incomplete, or of another version."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import SparsightError
+from sparsight.run import PLAN_FILE
+
+COMMAND_FILE, LOOK_FILE = "command.txt", "look.safetensors"
+MAX_BYTES = 256_000_000  # a file of a run is far smaller
+
+# file -> key here, what it holds, how to get it
+FILES = {
+    "analysis.json": ("analysis", "where attention is sparse", "sparsight analyze or optimize"),
+    "analysis-sparse.json": ("analysis_sparse", "", ""),
+    "losses.json": ("losses", "the loss of the distillation", "sparsight optimize --distill"),
+    "measure.json": ("measure", "time, memory and fidelity", "sparsight measure RUN --images DIR"),
+    "demo.json": ("demo", "", ""),
+    "front.json": ("front", "quality against latency", "sparsight optimize --speedup, or compare"),
+    "compare.json": ("comparison", "", ""),
+}
+
+
+@dataclass
+class Run:
+    """A run as far as it is there; `missing` has a sentence for each piece that is not."""
+
+    place: Path
+    plan: dict[str, Any] | None = None
+    parts: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)  # evaluations, by task
+    looks: list[dict[str, Any]] = field(default_factory=list)
+    command: str | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """The settings of the plan, {} without one."""
+        return (self.plan or {}).get("method", {}).get("data", {})
+
+
+def read_run(place: Path) -> Run:
+    """All that a run folder or the JSON of a comparison holds; SparsightError if that is nothing."""
+    run = Run(place)
+    if place.is_file():
+        run.parts["comparison"] = _json(place, run)
+    elif place.is_dir():
+        _read_folder(place, run)
+    else:
+        raise SparsightError(f"there is no run at {place}")
+    if not (run.plan or any(run.parts.values()) or run.tasks):
+        why = f" ({run.missing[0]})" if run.missing else ""
+        raise SparsightError(
+            f"{place} holds nothing to report{why}: run sparsight optimize or demo first"
+        )
+    return run
+
+
+def _read_folder(place: Path, run: Run) -> None:
+    envelope = _json(place / PLAN_FILE, run)
+    run.plan = envelope.get("data") if isinstance(envelope, dict) else None
+    if run.plan is None:
+        run.missing.append(
+            "There is no plan.json: the run was interrupted; the same command goes on from there."
+        )
+    for name, (key, holds, how) in FILES.items():
+        found = _json(place / name, run)
+        if found is not None:
+            run.parts[key] = found
+        elif holds and not (place / name).exists():
+            run.missing.append(f"Not measured: {holds} ({how}).")
+    for path in sorted(place.glob("evaluate-*.json")):
+        if (found := _json(path, run)) is not None:
+            run.tasks[path.stem.removeprefix("evaluate-")] = found
+    if (place / COMMAND_FILE).is_file():
+        run.command = (place / COMMAND_FILE).read_text(encoding="utf-8", errors="replace").strip()
+    run.looks = read_looks(place / LOOK_FILE, run)
+
+
+def _json(path: Path, run: Run) -> Any:
+    """The content of a JSON file; None, with a sentence, if it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ValueError("it is larger than any result")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        run.missing.append(f"{path.name} cannot be read: {error}.")
+        return None
+
+
+def read_looks(path: Path, run: Run) -> list[dict[str, Any]]:
+    """The pictures of `stages.look`: facts of each, and its maps as arrays under "maps"."""
+    if not path.is_file():
+        run.missing.append("No picture was looked at (sparsight measure RUN --images DIR).")
+        return []
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "numpy") as file:
+            looks = json.loads((file.metadata() or {})["looks"])
+            for look in looks:
+                look["maps"] = {}
+            for key in file.keys():  # noqa: SIM118  (not a dictionary)
+                number, _, name = key.partition("/")
+                looks[int(number)]["maps"][name] = file.get_tensor(key)
+    except (SafetensorError, OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        run.missing.append(f"{path.name} cannot be read: {error}.")
+        return []
+    return looks
