@@ -19,18 +19,25 @@ CIVIDIS = np.array(
 
 @dataclass(frozen=True)
 class Panel:
-    """One image of the page: its data URI, what is below it, and what it says to who cannot see it."""
+    """One image of the page: what is below it, and what it says to who cannot see it."""
 
-    uri: str
+    image: Image.Image
     caption: str
     alt: str
+
+    @property
+    def uri(self) -> str:
+        """The image itself, inside a page."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "JPEG", quality=85)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def panels(look: dict[str, Any]) -> list[Panel]:
     """All images of one picture."""
     maps, name = look["maps"], look["name"]
     base = Image.fromarray(maps["picture"])
-    found = [_panel(base, "The picture", f"{name}", quality=85)]
+    found = [_panel(base, "The picture", f"{name}")]
     for layer in sorted({int(m[1]) for key in maps if (m := re.match(r"layer (\d+) ", key))}):
         exact, guess, kept = (
             maps.get(f"layer {layer} {what}") for what in ("exact", "predicted", "kept")
@@ -99,9 +106,7 @@ def masked(base: Image.Image, kept: np.ndarray) -> Image.Image:
     return Image.fromarray((np.asarray(base) * (0.12 + 0.88 * light)).astype(np.uint8))
 
 
-def _panel(image: Image.Image, caption: str, alt: str, quality: int = 80) -> Panel:
+def _panel(image: Image.Image, caption: str, alt: str) -> Panel:
     scale = min(1.0, SIDE_PX / max(image.size))
-    small = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=quality)
-    return Panel("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), caption, alt)
+    size = [max(1, round(side * scale)) for side in image.size]
+    return Panel(image.resize(size, Image.Resampling.LANCZOS), caption, alt)

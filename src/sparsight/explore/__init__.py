@@ -1,0 +1,1 @@
+"""A local page to try settings on single pictures: what is kept, what it changes, what it saves."""

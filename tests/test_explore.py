@@ -1,0 +1,211 @@
+"""The explorer: what a setting becomes, without a page and in a browser."""
+
+import builtins
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import pytest
+import torch
+from browser import browser, needs_chromium, requests_of, weak_text
+from conftest import SWINS, make_images, make_model
+from PIL import Image
+
+import sparsight
+from sparsight.attach import family_in
+from sparsight.errors import ImagesError, PlanError, SparsightError
+from sparsight.explore.page import _shown, build, figures
+from sparsight.explore.session import Session, Setting, layers_from
+from sparsight.ops.partition import kept_count
+from sparsight.run import load
+
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def session(tmp_path):
+    return make_session(make_model("augreg"), tmp_path)
+
+
+def make_session(model, out, side=10):
+    height, width = family_in(model).patch_px(model)
+    return Session(model, (side * height, side * width), MEAN, STD, out / "plans")
+
+
+def picture_of(session):
+    pixels = torch.randint(
+        0, 255, (90, 120, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    return session.tensor_of(Image.fromarray(pixels.numpy()))
+
+
+def test_kept_tokens_are_counted_and_keeping_all_changes_nothing(session):
+    picture = picture_of(session)
+    seen = session.see(picture, "a", Setting(keep=0.25), 2)
+    kept = seen.look["maps"]["layer 2 kept"]
+    assert (kept > 0).sum() == kept_count(1 + 100, 0.25, 1) - 1  # the class token has no place
+    assert seen.look["relative_error"] > 0
+    whole = session.see(picture, "a", Setting(keep=1.0), 2)
+    assert whole.look["relative_error"] == 0
+    assert whole.look["maps"]["features difference"].max() == 0
+
+
+def test_what_was_seen_is_remembered(session):
+    picture = picture_of(session)
+    first = session.see(picture, "a", Setting(keep=0.25), 1)
+    assert session.see(picture, "a", Setting(keep=0.25), 1) is first
+    assert session.see(picture, "a", Setting(keep=0.5), 1) is not first
+
+
+def test_a_saved_setting_is_a_run_with_the_same_features(session):
+    picture, setting = picture_of(session), Setting(keep=0.25, layers=(1, 2))
+    seen = session.see(picture, "a", setting, 1)
+    one, two = session.save(setting), session.save(Setting("tome", 0.5))
+    assert (one.name, two.name) == ("00", "01")
+    dense = family_in(session.model).features(session.model, picture[None]).detach()
+    sparse = sparsight.apply(session.model, load(one))
+    got = family_in(sparse).features(sparse, picture[None]).detach()
+    error = ((got - dense).norm() / dense.norm()).item()
+    assert error == pytest.approx(seen.look["relative_error"], rel=1e-4)  # another order of sums
+
+
+def test_the_methods_are_those_that_fit(session, tmp_path):
+    assert session.methods() == ["sve", "tome", "cls-topk"]  # SPOT needs training, SparseViT windows
+    swin = make_session(SWINS["timm_swin"](), tmp_path, side=20)
+    assert swin.methods() == ["sparsevit"]
+    assert session.scorers() == ["sampled", "exact"]  # no projector without a run
+    with pytest.raises(PlanError, match="windows"):
+        session.plan_of(Setting("sparsevit"))
+
+
+def test_layers_are_understood_or_refused():
+    assert layers_from("", (0, 1)) == layers_from("all", (0, 1)) == ()
+    assert layers_from("1-3, 5", (0, 1, 2, 3, 4, 5)) == (1, 2, 3, 5)
+    with pytest.raises(PlanError, match="not like"):
+        layers_from("one", (0, 1))
+    with pytest.raises(PlanError, match="layer 7 cannot"):
+        layers_from("7", (0, 1))
+
+
+def test_wrong_pictures_are_one_sentence(session, tmp_path):
+    broken = tmp_path / "<b>broken.png"
+    broken.write_bytes(b"no picture")
+    images, told = _shown(session, str(broken), None, "1", "sve", 0.25, "sampled", "")
+    assert images == ""
+    assert told.startswith("**Not possible:**")
+    assert "<b>" not in told
+    assert "Traceback" not in told
+    large = tmp_path / "large.png"
+    Image.new("1", (9_000, 9_000)).save(large)
+    with pytest.raises(ImagesError, match="million pixels"):
+        session.opened(large)
+    assert _shown(session, None, None, "1", "sve", 0.25, "sampled", "") == (
+        "",
+        "Drop in a picture first.",
+    )
+
+
+def test_names_are_text(session):
+    seen = session.see(picture_of(session), '<img src=x onerror="1">', Setting(keep=0.5), 1)
+    assert "<img src=x" not in figures(seen)
+
+
+def test_without_gradio_it_is_one_sentence(session, monkeypatch):
+    real = builtins.__import__
+
+    def no_gradio(name, *rest):
+        if name == "gradio":
+            raise ModuleNotFoundError("no gradio", name="gradio")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", no_gradio)
+    with pytest.raises(SparsightError, match=r"pip install 'sparsight\[explore\]'"):
+        build(session)
+
+
+def test_it_listens_to_this_machine_alone():
+    import inspect
+
+    from sparsight.cli.explore import explore
+
+    assert inspect.signature(explore).parameters["host"].default == "127.0.0.1"
+
+
+@contextmanager
+def served(out):
+    """`sparsight explore demo` as a user runs it; ended by Ctrl-C, which has to end it cleanly."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "sparsight", "explore", "demo", "--resolution", "320"]
+    command += ["--port", str(port), "--out", str(out)]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.send_signal(signal.SIGINT)
+        told = server.communicate(timeout=30)[1]
+        assert "Traceback" not in told
+
+
+@needs_chromium
+def test_in_a_browser(tmp_path):
+    from selenium.common.exceptions import StaleElementReferenceException, WebDriverException
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    Image.new("RGB", (80, 60), "orange").save(tmp_path / "dropped.png")
+    with served(tmp_path / "plans") as address, browser(1600) as driver:
+        # As long as loading PyTorch and a pass of the model may take on a busy machine.
+        wait = WebDriverWait(driver, 90, ignored_exceptions=[StaleElementReferenceException])
+
+        def text(place):
+            return driver.find_element(By.ID, place).text
+
+        def opened(_):
+            try:
+                driver.get(address)
+            except WebDriverException:
+                return False
+            return True
+
+        wait.until(opened)
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "input[type=file]"))
+        upload = driver.find_element(By.CSS_SELECTOR, "input[type=file]")
+        upload.send_keys(str(tmp_path / "dropped.png"))
+        wait.until(lambda d: "features moved" in text("told-A"))
+        wait.until(lambda d: "features moved" in text("told-B"))  # both sides follow the picture
+        assert "dropped" in driver.find_element(By.CSS_SELECTOR, "#images-A img").get_attribute("alt")
+        before = text("told-A")
+        slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
+        slider.send_keys(*[Keys.ARROW_RIGHT] * 20)
+        wait.until(lambda d: "features moved" in text("told-A") and text("told-A") != before)
+        images = driver.find_elements(By.CSS_SELECTOR, "#images-A img")
+        assert len(images) == 7  # picture, exact, predicted, kept, features twice, their difference
+        assert all(image.get_attribute("alt") for image in images)
+        buttons = driver.find_elements(By.TAG_NAME, "button")
+        next(button for button in buttons if button.text.startswith("Save A")).click()
+        wait.until(lambda d: "sparsight measure" in text("saved-A"))
+        saved = load(tmp_path / "plans" / "00").sve
+        assert saved.keep == pytest.approx(0.125 + 20 * 0.01, abs=0.011)  # 20 steps; the first may round
+        unlabelled = driver.execute_script(
+            "return [...document.querySelectorAll('input:not([type=file]), textarea')]"
+            ".filter((e) => e.checkVisibility() && !e.labels?.length && !e.ariaLabel).length"
+        )
+        assert unlabelled == 0
+        assert weak_text(driver) == []
+        elsewhere = [u for u in requests_of(driver) if u.startswith("http") and "127.0.0.1" not in u]
+        assert elsewhere == []
+        severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert [e for e in severe if "CONNECTION_REFUSED" not in e["message"]] == []  # not yet up
+        assert driver.execute_script("return document.documentElement.scrollWidth") <= 1600
+
+
+def test_pictures_of_a_folder_can_be_chosen(session):
+    session.images = make_images(session.model, batch=2, grid=(10, 10))
+    images, told = _shown(session, None, "picture 1", "1", "sve", 0.5, "exact", "1-2")
+    assert "picture 1" in images
+    assert "features moved by" in told
