@@ -21,12 +21,8 @@ check: setup
 	$(BIN)/python benchmarks/render.py --check
 
 bench: setup
-	$(BIN)/python benchmarks/attention.py
-	$(BIN)/python benchmarks/whole_model.py
-	$(BIN)/python benchmarks/sam2.py
+	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/swin/run.py
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/crossover.py
 	$(BIN)/python benchmarks/encoder/routing.py
 	$(BIN)/python benchmarks/spot.py
 	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json

@@ -3,12 +3,10 @@
 `python benchmarks/crossover.py` writes benchmarks/results/crossover-<device>.json.
 """
 
-from pathlib import Path
-
+import harness
 import torch
 
 import sparsight
-from sparsight.files import write_json
 from sparsight.models import load_model
 from sparsight.plan import Plan
 from sparsight.stages import timing
@@ -31,4 +29,4 @@ if __name__ == "__main__":
         ),
         "rows": rows,
     }  # fmt: skip
-    write_json(Path(__file__).parent / "results" / "crossover-cpu.json", result)
+    harness.save("crossover-cpu", __file__, result)

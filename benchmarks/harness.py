@@ -38,12 +38,17 @@ def limit_memory() -> None:
 
 
 def measure(
-    arms: Mapping[str, Build], budget_s: float, what: str, device: torch.device, most: int = 9
+    arms: Mapping[str, Build],
+    budget_s: float,
+    what: str,
+    device: torch.device,
+    most: int = 9,
+    least: int = 3,
 ) -> list[dict[str, Any]]:
     """A row for each arm: latency or the reason of a hole, memory, FLOPs.
 
-    Repeats are as many as fit into `budget_s`, from 3 to `most`; the first pass, which may compile, is
-    the warm-up and does not count.
+    Repeats are as many as fit into `budget_s`, from `least` to `most`; the first pass, which may
+    compile, is the warm-up and does not count.
     """
     calls: dict[str, Callable[[], Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
@@ -61,7 +66,7 @@ def measure(
             except Exception as error:  # the suite goes on, whatever one arm meets
                 rows[name]["hole"] = reason(error)
             gc.collect()
-    repeats = int(min(most, max(3, budget_s // max(pass_s, 1e-3))))
+    repeats = int(min(most, max(least, budget_s // max(pass_s, 1e-3))))
     times = timing.interleave(calls, repeats, device, what)
     for name, call in calls.items():
         rows[name] |= timing.summary(times[name]) | {"repeats": repeats}

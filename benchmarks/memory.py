@@ -3,11 +3,9 @@
 `python benchmarks/memory.py` writes benchmarks/results/memory-<device>.json.
 """
 
-from pathlib import Path
-
+import harness
 import torch
 
-from sparsight.files import write_json
 from sparsight.models import load_model
 from sparsight.stages import timing
 from sparsight.stages.calibrate import analyze
@@ -40,4 +38,4 @@ if __name__ == "__main__":
         ),
         "rows": rows,
     }  # fmt: skip
-    write_json(Path(__file__).parent / "results" / "memory-cpu.json", result)
+    harness.save("memory-cpu", __file__, result)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import speed_tables as speed
 from markdown import rows, setting
 from paper import tables as paper
 
@@ -70,37 +71,6 @@ def spot(result: dict[str, Any]) -> str:
     p = result["protocol"]
     note = setting(p, p["resolution"], f"{p['scenes']} held-out scenes")
     return note + "\n\n" + rows(header, lines)
-
-
-def attention(result: dict[str, Any]) -> str:
-    """Speedups over the dense module or core of the same run."""
-    arms = [
-        "core sparse", "module exact", "module sampled 1/8", "module sampled 1/16", "module linear",
-        "module reuse",
-    ]  # fmt: skip
-    header = ["", "tokens", "kept", "limit", *arms, "score and permute / module"]
-    lines = [
-        [
-            row["model"], str(row["tokens"]), str(row["kept"]), f"{row['limit']:.2f}x",
-            *(f"{row['arms'][arm]['speedup']:.2f}x" for arm in arms), f"{100 * row['overhead']:.1f} %",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
-    return setting(result["protocol"]) + "\n\n" + rows(header, lines)
-
-
-def whole_model(result: dict[str, Any]) -> str:
-    header = ["model", "resolution", "sparse layers", "latency", "speedup", "GFLOPs"]
-    lines = [
-        [
-            f"`{row['model']}`", row["resolution"], row["arm"], f"{row['latency_ms']:.0f} ms",
-            f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
-        ]
-        for row in result["rows"]
-    ]  # fmt: skip
-    return (
-        setting(result["protocol"], "random weights: only speed is meant") + "\n\n" + rows(header, lines)
-    )
 
 
 def sam2(result: dict[str, Any]) -> str:
@@ -355,8 +325,13 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "camvid": ("camvid-cpu.json", camvid),
     "camvid-analysis": ("camvid-cpu.json", camvid_recall),
     "spot": ("spot-cpu.json", spot),
-    "attention": ("attention-cpu.json", attention),
-    "whole-model": ("whole_model-cpu.json", whole_model),
+    "attention": ("attention-cpu.json", speed.attention),
+    "module-profile": ("attention-cpu.json", speed.module_profile),
+    "attention-peers": ("attention-cpu.json", speed.peers),
+    "ladder": ("ladder-cpu.json", speed.ladder),
+    "ladder-short": ("ladder-cpu.json", speed.ladder_short),
+    "scaling": ("scaling-cpu.json", speed.scaling),
+    "preparing": ("preparing-cpu.json", speed.preparing),
     "sam2": ("sam2-cpu.json", sam2),
     "swin": ("swin-cpu.json", swin),
     "swin-stages": ("swin-cpu.json", swin_stages),

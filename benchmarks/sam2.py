@@ -10,9 +10,9 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import harness
 import timm
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 import sparsight
 from sparsight._torchvision import repair
 from sparsight.attach import family_in
-from sparsight.files import write_json
 from sparsight.methods import projector_name
 from sparsight.plan import Plan
 from sparsight.stages import timing
@@ -129,4 +128,4 @@ if __name__ == "__main__":
             ),
             "rows": rows,
         }  # fmt: skip
-        write_json(Path(__file__).parent / "results" / f"sam2-{device.type}.json", result)
+        harness.save(f"sam2-{device.type}", __file__, result)

@@ -1,0 +1,173 @@
+"""The tables of docs/speed.md and of the README's speed section."""
+
+from typing import Any
+
+from markdown import rows, setting
+
+HOLE = "-"
+
+
+def attention(result: dict[str, Any]) -> str:
+    """Speedups over the dense module or core of the same run."""
+    arms = [
+        "core sparse", "module exact", "module sampled 1/8", "module sampled 1/16", "module linear",
+        "module reuse",
+    ]  # fmt: skip
+    header = ["", "tokens", "batch", "kept", "limit", "core sparse", "of the limit", *arms[1:]]
+    lines = []
+    for row in result["rows"]:
+        speed = {arm: row["arms"][arm].get("speedup", float("nan")) for arm in arms}
+        lines.append(
+            [
+                row["model"], str(row["tokens"]), str(row["batch"]), str(row["kept"]),
+                f"{row['limit']:.2f}x", f"{speed['core sparse']:.2f}x",
+                f"{100 * speed['core sparse'] / row['limit']:.0f} %",
+                *(f"{speed[arm]:.2f}x" for arm in arms[1:]),
+            ]
+        )  # fmt: skip
+    return setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(header, lines)
+
+
+def repeats_of(found: list[dict[str, Any]]) -> str:
+    """How often the cases were repeated."""
+    counts = sorted(
+        {
+            arm["repeats"]
+            for row in found
+            for arm in row.get("arms", {"": row}).values()
+            if "repeats" in arm
+        }
+    )
+    return f"medians of {counts[0]} to {counts[-1]} interleaved repeats"
+
+
+def module_profile(result: dict[str, Any]) -> str:
+    """What a module that reuses a ranking is made of, beside what the predictor adds."""
+    header = ["", "tokens", "batch", "module, reuse", "linear layers", "two attention calls", "the rest"]
+    header += ["score and permute"]
+    lines = []
+    for row in result["rows"]:
+        ms = {
+            arm: row["arms"][arm]["latency_ms"]
+            for arm in row["arms"]
+            if "latency_ms" in row["arms"][arm]
+        }
+        lines.append(
+            [
+                row["model"], str(row["tokens"]), str(row["batch"]), f"{ms['module reuse']:.1f} ms",
+                f"{ms['linear layers']:.1f} ms", f"{ms['core sparse']:.1f} ms",
+                f"{100 * row['unexplained']:+.1f} %", f"{100 * row['overhead']:.1f} % of it",
+            ]
+        )  # fmt: skip
+    return rows(header, lines)
+
+
+def peers(result: dict[str, Any]) -> str:
+    """Other kernels for the same attention."""
+    lines = []
+    for row in result["rows"]:
+        for arm, found in row["arms"].items():
+            if arm.startswith("core") and any("core dense," in name for name in row["arms"]):
+                speed = f"{found['speedup']:.2f}x" if "speedup" in found else found["hole"]
+                ms = f"{found['latency_ms']:.1f} ms" if "latency_ms" in found else HOLE
+                memory = f"{found['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in found else HOLE
+                lines.append([f"{row['model']}, {row['tokens']} tokens", arm, ms, speed, memory])
+    return rows(["", "attention", "latency", "speedup", "peak memory"], lines)
+
+
+def ladder(result: dict[str, Any]) -> str:
+    """Every rung of every model, with its holes."""
+    header = [
+        "model",
+        "picture",
+        "batch",
+        "",
+        "latency",
+        "quartiles",
+        "speedup",
+        "GFLOPs",
+        "peak memory",
+    ]
+    lines = []
+    for row in result["rows"]:
+        at = [
+            f"`{row['model'].removeprefix('timm:')}`",
+            row["resolution"],
+            str(row["batch"]),
+            row["arm"],
+        ]
+        if "hole" in row:
+            lines.append([*at, HOLE, HOLE, row["hole"], HOLE, HOLE])
+            continue
+        lines.append(
+            [
+                *at, f"{row['latency_ms']:.0f} ms",
+                f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}",
+                f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}" if "gflops" in row else HOLE,
+                f"{row['peak_memory_mb']:.0f} MB",
+            ]
+        )  # fmt: skip
+    note = setting(result["protocol"], repeats_of(result["rows"]), "random weights: only speed is meant")
+    return note + "\n\n" + rows(header, lines)
+
+
+def ladder_short(result: dict[str, Any]) -> str:
+    """One line for each model and size: the rungs side by side."""
+    rungs = {
+        "sampled": "sparse attention, sampled", "projector": "+ projector", "reuse": "+ reuse",
+        "reuse, MLP 1/4": "+ MLP routing, attention", "half the windows": "50 % of windows dropped",
+        "compiled, over compiled": "routed, compiled",
+    }  # fmt: skip
+    cases: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for row in result["rows"]:
+        name = f"`{row['model'].removeprefix('timm:')}`"
+        cases.setdefault((name, row["resolution"], str(row["batch"])), {})[row["arm"]] = row
+    lines = []
+    for at, own in cases.items():
+        dense = own["dense, SDPA"]
+        if "hole" in dense:
+            continue
+        line = [*at, f"{dense['latency_ms']:.0f} ms"]
+        for label, arm in rungs.items():
+            found, base = own.get(arm, {}), own.get("dense, compiled", {})
+            if label.startswith("compiled"):
+                known = "latency_ms" in found and "latency_ms" in base
+                line.append(f"{base['latency_ms'] / found['latency_ms']:.2f}x" if known else HOLE)
+            else:
+                line.append(f"{found['speedup']:.2f}x" if "speedup" in found else HOLE)
+        lines.append(line)
+    note = setting(result["protocol"], repeats_of(result["rows"]), "random weights: only speed is meant")
+    return note + "\n\n" + rows(["model", "picture", "batch", "dense", *rungs], lines)
+
+
+def scaling(result: dict[str, Any]) -> str:
+    """Latency of a module by tokens, and the exponents."""
+    arms = list(result["exponents"])
+    counts = sorted({row["tokens"] for row in result["rows"]})
+    found = {(row["tokens"], row["arm"]): row for row in result["rows"]}
+
+    def cell(n: int, arm: str) -> str:
+        row = found[n, arm]
+        if "hole" in row:
+            return row["hole"]
+        return f"{row['latency_ms']:.1f} ms" + (f" ({row['speedup']:.1f}x)" if arm != "dense" else "")
+
+    lines = [[str(n), *(cell(n, arm) for arm in arms)] for n in counts]
+    start = result["protocol"]["fitted_from"]
+    lines.append([f"exponent, from {start}", *(f"{result['exponents'][arm]:.2f}" for arm in arms)])
+    return (
+        setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(["tokens", *arms], lines)
+    )
+
+
+def preparing(result: dict[str, Any]) -> str:
+    """What calibration and distillation cost."""
+    lines = [
+        [
+            f"`{row['model'].removeprefix('timm:')}`, {row['blocks']} blocks", row["resolution"],
+            row["arm"], f"{row['latency_ms']:.0f} ms", f"{row['cost']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    note = setting(result["protocol"], repeats_of(result["rows"]))
+    return note + "\n\n" + rows(["model", "picture", "", "time", "of the first row"], lines)

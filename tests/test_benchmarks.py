@@ -1,0 +1,106 @@
+"""The benchmark harness: what fails is a hole with a reason, and the suite goes on."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    """The modules of the benchmarks, importable as their scripts import one another."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    yield
+    for name in ("harness", "arms", "run", "scaling", "speed_tables", "markdown"):
+        sys.modules.pop(name, None)
+
+
+def test_holes_are_recorded_and_the_others_measured(suite):
+    import harness
+
+    def no_memory():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand a stack")
+
+    def no_dtype():
+        raise harness.Hole("this processor has no such arithmetic")
+
+    def fails_when_called():
+        def call():
+            raise PermissionError(13, "Permission denied: the compile cache")
+
+        return call
+
+    x = torch.randn(64, 64)
+    arms = {
+        "dense": lambda: lambda: x @ x, "memory": no_memory, "dtype": no_dtype,
+        "cache": fails_when_called, "twice": lambda: lambda: (x @ x) @ x,
+    }  # fmt: skip
+    rows = harness.measure(arms, 0.01, "trial", torch.device("cpu"))
+    harness.speedups(rows, "dense")
+    by_name = {row["arm"]: row for row in rows}
+    assert list(by_name) == list(arms)
+    assert by_name["memory"]["hole"] == "RuntimeError: DefaultCPUAllocator: can't allocate memory"
+    assert by_name["dtype"]["hole"] == "this processor has no such arithmetic"
+    assert "compile cache" in by_name["cache"]["hole"]
+    assert by_name["dense"]["speedup"] == 1
+    assert by_name["dense"]["repeats"] >= 3
+    assert by_name["twice"]["gflops"] == pytest.approx(2 * by_name["dense"]["gflops"])
+
+
+def test_without_its_baseline_there_is_no_speedup(suite):
+    import harness
+
+    rows = [{"arm": "dense", "hole": "no memory"}, {"arm": "sparse", "latency_ms": 5.0}]
+    harness.speedups(rows, "dense")
+    assert "speedup" not in rows[1]
+
+
+def test_only_what_changed_is_run_again(suite, tmp_path, monkeypatch):
+    import harness
+    from run import is_current
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    script = tmp_path / "one.py"
+    script.write_text("1")
+    assert not is_current(script, tmp_path / "one.json")
+    harness.save("one", str(script), {"rows": []})
+    assert is_current(script, tmp_path / "one.json")
+    script.write_text("2")
+    assert not is_current(script, tmp_path / "one.json")
+
+
+def test_the_exponent_of_a_power_is_the_power(suite):
+    from scaling import exponent
+
+    rows = [{"arm": "a", "tokens": n, "latency_ms": 3 * n**1.7} for n in (4096, 8192, 65536)]
+    assert exponent(rows, "a") == pytest.approx(1.7)
+
+
+def test_tables_show_the_holes(suite):
+    import speed_tables
+
+    protocol = {
+        "machine": "m",
+        "threads": 2,
+        "dtype": "float32",
+        "versions": {"torch": "2", "timm": "1"},
+    }
+    at = {"model": "timm:vit", "resolution": "518x518", "batch": 1}
+    measured = {"latency_ms": 10.0, "latency_q1_ms": 9.0, "latency_q3_ms": 11.0, "peak_memory_mb": 1.0}
+    rows = [
+        at | measured | {"arm": "dense, SDPA", "speedup": 1.0, "repeats": 3},
+        at | {"arm": "routed, CUDA graph", "hole": "needs an NVIDIA GPU"},
+    ]
+    table = speed_tables.ladder({"protocol": protocol, "rows": rows})
+    assert "needs an NVIDIA GPU" in table
+    assert "medians of 3 to 3" in table
+
+
+def test_results_name_their_revision_and_machine():
+    for name in ("ladder-cpu", "attention-cpu"):
+        protocol = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())["protocol"]
+        assert {"machine", "versions", "dtype", "threads", "device", "revision"} <= protocol.keys()
