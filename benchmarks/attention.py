@@ -109,7 +109,7 @@ def peers(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
 
     kinds = ("MATH", "FLASH_ATTENTION", "EFFICIENT_ATTENTION", "CUDNN_ATTENTION")
     return {
-        **{f"core dense, {kind}": partial(backend, SDPBackend[kind]) for kind in kinds},
+        **{f"core dense, {kind}": partial(backend, getattr(SDPBackend, kind)) for kind in kinds},
         "core sparse, boolean mask": masked,
         "core sparse, FlexAttention, compiled": flex,
     }

@@ -5,6 +5,7 @@ the techniques cost in quality is in docs/compare.md.
 """
 
 import argparse
+import json
 import time
 from dataclasses import dataclass
 
@@ -89,15 +90,20 @@ def pass_s(subject: Subject, device: torch.device) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", default="", help="cases whose model's name has this in it")
+    parser.add_argument("--only", default="", help="cases with this in their name; others are kept")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     harness.limit_memory()
-    rows = []
+    file = harness.RESULTS / f"ladder-{device.type}.json"
+    old = json.loads(file.read_text())["rows"] if arguments.only and file.exists() else []
+    found = {(row["model"], row["resolution"], row["batch"]): [] for row in old}
+    for row in old:
+        found[row["model"], row["resolution"], row["batch"]].append(row)
     for case in CASES:
-        if arguments.only in case.model:
-            at = {"model": case.model, "resolution": name((case.size,) * 2), "batch": case.batch}
-            rows += [at | row for row in measured(case, device)]
+        at = {"model": case.model, "resolution": name((case.size,) * 2), "batch": case.batch}
+        if arguments.only in f"{case.model} {case.size} {case.batch}":
+            found[tuple(at.values())] = [at | row for row in measured(case, device)]
+            rows = [row for rows in found.values() for row in rows]
             protocol = timing.protocol(
                 device, torch.float32, keep=1 / 8, mlp_keep=1 / 4, weights="random",
                 command="python benchmarks/ladder.py",
