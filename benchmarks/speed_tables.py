@@ -68,7 +68,9 @@ def peers(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         for arm, found in row["arms"].items():
             if arm.startswith("core") and any("core dense," in name for name in row["arms"]):
-                speed = f"{found['speedup']:.2f}x" if "speedup" in found else found["hole"].split(". ")[0]
+                speed = (
+                    f"{found['speedup']:.2f}x" if "speedup" in found else found["hole"].split(". ")[0]
+                )
                 ms = f"{found['latency_ms']:.1f} ms" if "latency_ms" in found else HOLE
                 memory = f"{found['peak_memory_mb']:.0f} MB" if "peak_memory_mb" in found else HOLE
                 lines.append([f"{row['model']}, {row['tokens']} tokens", arm, ms, speed, memory])
