@@ -18,6 +18,7 @@ from sparsight.attach import family_in
 from sparsight.errors import ImagesError, PlanError, SparsightError
 from sparsight.explore.page import _shown, build, figures
 from sparsight.explore.session import Session, Setting, layers_from
+from sparsight.images import ImageFolder
 from sparsight.ops.partition import kept_count
 from sparsight.run import load
 
@@ -69,6 +70,31 @@ def test_a_saved_setting_is_a_run_with_the_same_features(session):
     got = family_in(sparse).features(sparse, picture[None]).detach()
     error = ((got - dense).norm() / dense.norm()).item()
     assert error == pytest.approx(seen.look["relative_error"], rel=1e-4)  # another order of sums
+
+
+def test_a_plan_with_weights_of_its_own_leaves_the_dense_model_alone(session):
+    model, picture = session.model, picture_of(session)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    name = next(name for name, value in model.named_parameters() if value.ndim == 2)
+    given = sparsight.Plan(method=sparsight.SVE(layers=(1, 2)))
+    session.plan = given.with_(weights={f"model.{name}": 2 * before[name]})
+    # Keeping everything, only the plan's own weight sets the two models apart.
+    assert session.see(picture, "a", Setting(keep=1.0), 1).look["relative_error"] > 0
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    sparsight.apply(model, load(session.save(Setting(keep=0.5))))  # of the model as it came
+
+
+def test_a_saved_setting_says_where_the_encoder_is(session):
+    session.module = "vision_tower"
+    assert load(session.save(Setting())).recipe == {"module": "vision_tower"}
+
+
+def test_pictures_called_the_same_are_told_apart(session, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / folder / "a.png")
+    session.images = ImageFolder(tmp_path / "photos", session.resolution)
+    assert session.names() == ["one/a.png", "two/a.png"]
 
 
 def test_the_methods_are_those_that_fit(session, tmp_path):
