@@ -1,6 +1,7 @@
 """The explorer: what a setting becomes, without a page and in a browser."""
 
 import builtins
+import os
 import signal
 import socket
 import subprocess
@@ -123,6 +124,7 @@ def test_wrong_pictures_are_one_sentence(session, tmp_path):
     assert told.startswith("**Not possible:**")
     assert "<b>" not in told
     assert "Traceback" not in told
+    assert str(tmp_path) not in told
     large = tmp_path / "large.png"
     Image.new("1", (9_000, 9_000)).save(large)
     with pytest.raises(ImagesError, match="million pixels"):
@@ -167,13 +169,17 @@ def served(out):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "sparsight", "explore", "demo", "--resolution", "320"]
     command += ["--port", str(port), "--out", str(out)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    uploads = out.parent / "uploads"
+    uploads.mkdir()
+    place = os.environ | {"TMPDIR": str(uploads)}
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
         told = server.communicate(timeout=30)[1]
         assert "Traceback" not in told
+        assert not list(uploads.rglob("*.png"))  # what was dropped in is gone
 
 
 @needs_chromium
@@ -205,6 +211,7 @@ def test_in_a_browser(tmp_path):
         wait.until(lambda d: "features moved" in text("told-A"))
         wait.until(lambda d: "features moved" in text("told-B"))  # both sides follow the picture
         assert "dropped" in driver.find_element(By.CSS_SELECTOR, "#images-A img").get_attribute("alt")
+        assert list((tmp_path / "uploads").rglob("dropped.png"))  # deleted at the end: see `served`
         before = text("told-A")
         slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
         slider.send_keys(*[Keys.ARROW_RIGHT] * 20)
@@ -228,6 +235,12 @@ def test_in_a_browser(tmp_path):
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
         assert [e for e in severe if "CONNECTION_REFUSED" not in e["message"]] == []  # not yet up
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 1600
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        driver.find_element(By.CSS_SELECTOR, "[aria-label='Clear'], [aria-label^='Remove']").click()
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "input[type=file]"))
+        broken = driver.find_element(By.CSS_SELECTOR, "input[type=file]")
+        broken.send_keys(str(tmp_path / "broken.png"))
+        wait.until(lambda d: "Not possible: cannot identify" in text("told-A"))
 
 
 def test_pictures_of_a_folder_can_be_chosen(session):

@@ -136,10 +136,14 @@ class Session:
 
     def opened(self, path: str | Path) -> Image.Image:
         """A picture that was dropped in; ImagesError if it is none or too large."""
-        with Image.open(path) as file:
-            if file.size[0] * file.size[1] > MAX_PIXELS:
-                raise ImagesError(f"the picture has more than {MAX_PIXELS // 10**6} million pixels")
-        return read_picture(Path(path))
+        try:
+            with Image.open(path) as file:
+                if file.size[0] * file.size[1] > MAX_PIXELS:
+                    raise ImagesError(f"the picture has more than {MAX_PIXELS // 10**6} million pixels")
+            return read_picture(Path(path))
+        except (OSError, ImagesError, Image.DecompressionBombError) as error:
+            # By its name alone: where uploads are kept means nothing to who dropped it in.
+            raise ImagesError(str(error).replace(str(path), Path(path).name)) from None
 
     def names(self) -> list[str]:
         """The pictures of the given folder, by their path in it: two may be called the same."""
