@@ -1,6 +1,7 @@
 """The explorer: what a setting becomes, without a page and in a browser."""
 
 import builtins
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from sparsight.attach import family_in
 from sparsight.errors import ImagesError, PlanError, SparsightError
 from sparsight.explore.page import _shown, build, figures
 from sparsight.explore.session import Session, Setting, layers_from
+from sparsight.images import ImageFolder
 from sparsight.ops.partition import kept_count
 from sparsight.run import load
 
@@ -71,6 +73,31 @@ def test_a_saved_setting_is_a_run_with_the_same_features(session):
     assert error == pytest.approx(seen.look["relative_error"], rel=1e-4)  # another order of sums
 
 
+def test_a_plan_with_weights_of_its_own_leaves_the_dense_model_alone(session):
+    model, picture = session.model, picture_of(session)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    name = next(name for name, value in model.named_parameters() if value.ndim == 2)
+    given = sparsight.Plan(method=sparsight.SVE(layers=(1, 2)))
+    session.plan = given.with_(weights={f"model.{name}": 2 * before[name]})
+    # Keeping everything, only the plan's own weight sets the two models apart.
+    assert session.see(picture, "a", Setting(keep=1.0), 1).look["relative_error"] > 0
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+    sparsight.apply(model, load(session.save(Setting(keep=0.5))))  # of the model as it came
+
+
+def test_a_saved_setting_says_where_the_encoder_is(session):
+    session.module = "vision_tower"
+    assert load(session.save(Setting())).recipe == {"module": "vision_tower"}
+
+
+def test_pictures_called_the_same_are_told_apart(session, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "photos" / folder / "a.png")
+    session.images = ImageFolder(tmp_path / "photos", session.resolution)
+    assert session.names() == ["one/a.png", "two/a.png"]
+
+
 def test_the_methods_are_those_that_fit(session, tmp_path):
     assert session.methods() == ["sve", "tome", "cls-topk"]  # SPOT needs training, SparseViT windows
     swin = make_session(SWINS["timm_swin"](), tmp_path, side=20)
@@ -97,6 +124,7 @@ def test_wrong_pictures_are_one_sentence(session, tmp_path):
     assert told.startswith("**Not possible:**")
     assert "<b>" not in told
     assert "Traceback" not in told
+    assert str(tmp_path) not in told
     large = tmp_path / "large.png"
     Image.new("1", (9_000, 9_000)).save(large)
     with pytest.raises(ImagesError, match="million pixels"):
@@ -141,13 +169,17 @@ def served(out):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "sparsight", "explore", "demo", "--resolution", "320"]
     command += ["--port", str(port), "--out", str(out)]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    uploads = out.parent / "uploads"
+    uploads.mkdir()
+    place = os.environ | {"TMPDIR": str(uploads)}
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place)
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
         told = server.communicate(timeout=30)[1]
         assert "Traceback" not in told
+        assert not list(uploads.rglob("*.png"))  # what was dropped in is gone
 
 
 @needs_chromium
@@ -179,6 +211,7 @@ def test_in_a_browser(tmp_path):
         wait.until(lambda d: "features moved" in text("told-A"))
         wait.until(lambda d: "features moved" in text("told-B"))  # both sides follow the picture
         assert "dropped" in driver.find_element(By.CSS_SELECTOR, "#images-A img").get_attribute("alt")
+        assert list((tmp_path / "uploads").rglob("dropped.png"))  # deleted at the end: see `served`
         before = text("told-A")
         slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")
         slider.send_keys(*[Keys.ARROW_RIGHT] * 20)
@@ -202,6 +235,12 @@ def test_in_a_browser(tmp_path):
         severe = [entry for entry in driver.get_log("browser") if entry["level"] == "SEVERE"]
         assert [e for e in severe if "CONNECTION_REFUSED" not in e["message"]] == []  # not yet up
         assert driver.execute_script("return document.documentElement.scrollWidth") <= 1600
+        (tmp_path / "broken.png").write_bytes(b"no picture")
+        driver.find_element(By.CSS_SELECTOR, "[aria-label='Clear'], [aria-label^='Remove']").click()
+        wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "input[type=file]"))
+        broken = driver.find_element(By.CSS_SELECTOR, "input[type=file]")
+        broken.send_keys(str(tmp_path / "broken.png"))
+        wait.until(lambda d: "Not possible: cannot identify" in text("told-A"))
 
 
 def test_pictures_of_a_folder_can_be_chosen(session):

@@ -68,4 +68,6 @@ def session_of(
         from sparsight.demo.run import measuring_pictures
 
         folder = measuring_pictures(size)  # type: ignore[assignment]
-    return Session(encoder, size, tuple(loaded.mean), tuple(loaded.std), out, plan, source, folder)
+    return Session(
+        encoder, size, tuple(loaded.mean), tuple(loaded.std), out, plan, source, folder, module
+    )

@@ -2,6 +2,7 @@
 
 import os
 from html import escape
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sparsight.errors import SparsightError
@@ -27,7 +28,8 @@ def build(session: Session) -> Any:
     with gr.Blocks(title="Sparsight explorer", analytics_enabled=False) as app:
         gr.Markdown(INTRO)
         with gr.Row():
-            dropped = gr.Image(label="Picture", type="filepath", sources=["upload"], height=240)
+            # Not gr.Image: it decodes what is dropped before we can refuse it in a sentence.
+            dropped = gr.File(label="Picture", type="filepath", file_types=["image"], height=140)
             with gr.Column():
                 chosen = gr.Dropdown(
                     names, label="or one of the folder", value=names[0] if names else None
@@ -127,10 +129,16 @@ def _saved(session: Session, method: str, keep: float, scorer: str, layers: str)
 
 
 def serve(session: Session, host: str, port: int | None) -> None:
-    """Open the page on `host`; ends when interrupted."""
+    """Open the page on `host`; ends when interrupted, and what was dropped in is deleted."""
+    with TemporaryDirectory(prefix="sparsight-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder  # read when the controls are made
+        _launch(build(session), host, port)
+
+
+def _launch(app: Any, host: str, port: int | None) -> None:
+    """Serve `app` until interrupted."""
     import gradio as gr
 
-    app = build(session)
     theme = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
         body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
         button_primary_background_fill="*primary_700",  # white text on less would be faint

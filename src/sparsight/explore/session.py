@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in, identity, resolve
 from sparsight.errors import ImagesError, PlanError, SparsightError
-from sparsight.images import named, read_picture, to_tensor
+from sparsight.images import ImageFolder, named, read_picture, to_tensor
 from sparsight.methods import METHODS, SVE, ClsTopK, Settings, SparseViT, ToMe
 from sparsight.plan import Plan
 from sparsight.run import save_plan
@@ -77,6 +77,7 @@ class Session:
     plan: Plan | None = None
     source: str | None = None
     images: Any = None  # of the given folder
+    module: str | None = None  # path of `model` in the larger model that `source` names
     _lock: Any = field(default_factory=threading.Lock)  # one computation at a time
     _seen: OrderedDict[Any, Seen] = field(default_factory=OrderedDict)
 
@@ -111,6 +112,7 @@ class Session:
             method=method, source=plan.source or self.source, resolution=self.resolution,
             model=identity(self.model, family_in(self.model)), versions=timing.versions(),
             reasons=("chosen in the explorer",),
+            recipe={"module": self.module} if self.module else {},
         ).with_(weights=weights)  # fmt: skip
         return plan.with_(method=resolve(plan, self.model, family_in(self.model)).method)
 
@@ -134,14 +136,22 @@ class Session:
 
     def opened(self, path: str | Path) -> Image.Image:
         """A picture that was dropped in; ImagesError if it is none or too large."""
-        with Image.open(path) as file:
-            if file.size[0] * file.size[1] > MAX_PIXELS:
-                raise ImagesError(f"the picture has more than {MAX_PIXELS // 10**6} million pixels")
-        return read_picture(Path(path))
+        try:
+            with Image.open(path) as file:
+                if file.size[0] * file.size[1] > MAX_PIXELS:
+                    raise ImagesError(f"the picture has more than {MAX_PIXELS // 10**6} million pixels")
+            return read_picture(Path(path))
+        except (OSError, ImagesError, Image.DecompressionBombError) as error:
+            # By its name alone: where uploads are kept means nothing to who dropped it in.
+            raise ImagesError(str(error).replace(str(path), Path(path).name)) from None
 
     def names(self) -> list[str]:
-        """The pictures of the given folder."""
-        return [] if self.images is None else [named(self.images, n) for n in range(len(self.images))]
+        """The pictures of the given folder, by their path in it: two may be called the same."""
+        if self.images is None:
+            return []
+        if isinstance(self.images, ImageFolder):
+            return [str(path.relative_to(self.images.folder)) for path in self.images.paths]
+        return [named(self.images, n) for n in range(len(self.images))]
 
     def tensor_of(self, picture: Image.Image) -> Tensor:
         """Filled into the model's size, cut at the edges, normalised: (3, height, width)."""
@@ -161,7 +171,12 @@ class Session:
 
     def _compute(self, picture: Tensor, name: str, setting: Setting, layer: int) -> Seen:
         plan = self.plan_of(setting)
-        shared = {id(p): p for p in self.model.parameters()}
+        # Weights that the plan changes are copied, or applying it would change the dense model too.
+        shared = {
+            id(weight): weight
+            for name, weight in self.model.named_parameters()
+            if f"model.{name}" not in plan.weights
+        }
         sparse = apply(copy.deepcopy(self.model, shared), plan)
         family, like = family_in(self.model), next(self.model.parameters())
         shown = [layer] if layer in self.layers() else []
