@@ -397,5 +397,5 @@ def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, st
     assert err.strip().endswith("goes on from there")
     assert "Traceback" not in err
     left = {p.name for p in (tmp_path / "run").iterdir()}
-    assert left <= {"analysis.json", "distillation.safetensors"}
+    assert left <= {"command.txt", "analysis.json", "distillation.safetensors"}
     assert ("distillation.safetensors" in left) == (stage == "distillation")

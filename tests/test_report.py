@@ -19,6 +19,7 @@ from sparsight.report import write_report
 from sparsight.report.answer import spans
 from sparsight.report.charts import charts_of
 from sparsight.report.data import read_run
+from sparsight.report.plotly import figure
 from sparsight.run import save_plan
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.look import look, save_looks
@@ -63,6 +64,9 @@ def text_of(path):
 
 
 def test_a_whole_run_is_told(run, tmp_path):
+    began = time.perf_counter()
+    write_report(run)
+    assert time.perf_counter() - began < 3  # what a reader waits for
     path = write_report(run, tmp_path / "figures", tmp_path / "all.json")
     page = text_of(path)
     fidelity = json.loads(text_of(run / "measure.json"))["fidelity"]
@@ -118,8 +122,39 @@ def test_other_versions_and_damage_are_told(run, tmp_path):
     old = json.loads(text_of(run / "measure.json"))
     del old["cases"]
     write_json(tmp_path / "measure.json", old)
-    with pytest.raises(SparsightError, match="of another version"):
-        write_report(tmp_path)
+    page = text_of(write_report(tmp_path))
+    assert "Not told: speed, memory and the machine" in page
+    assert "3 of 4 layers are sparse (1-3)" in page  # what can be read is told
+    old["fidelity"]["by_image"][0]["name"] = "not UTF-8 \udcff.png"
+    write_json(tmp_path / "measure.json", old)
+    (tmp_path / "losses.json").write_text("[1.0, NaN]")
+    page = text_of(write_report(tmp_path))
+    assert "NaN is no number" in page
+    assert "not UTF-8 ?.png" in page
+
+
+def test_settings_side_by_side_have_their_quality(tmp_path):
+    protocol = {"machine": "m", "dtype": "float32", "threads": 2, "versions": {"torch": "2"}}
+    same = {"quality_name": "mIoU", "relative_error": 0.1, "relative_error_worst": 0.2}
+    rows = [
+        same | {"method": name, "setting": "s", "latency_ms": ms, "speedup": 9 / ms, "quality": quality}
+        for name, ms, quality in (("dense", 9, 0.8), ("sve", 6, 0.79), ("lower-resolution", 3, 0.4))
+    ]
+    write_json(tmp_path / "compare.json", {"protocol": protocol, "rows": rows})
+    page = text_of(write_report(tmp_path / "compare.json"))
+    assert "sve s; mIoU 0.7900, dense 0.8000; features moved 10.0 %, on the worst picture 20.0 %" in page
+    assert "a lower resolution, the fastest" in page
+    assert "not measured: sparsight measure" not in page
+
+
+def test_long_series_are_thinned_where_they_are_drawn(run, tmp_path):
+    (tmp_path / "plan.json").write_text(text_of(run / "plan.json"))
+    write_json(tmp_path / "losses.json", [1 / (n + 1) for n in range(60_000)])
+    chart = next(c for c in charts_of(read_run(tmp_path)) if c.name == "loss")
+    drawn = figure(chart)["data"][0]
+    assert len(drawn["x"]) == 2_000
+    assert (drawn["x"][0], drawn["x"][-1]) == (1, 60_000)
+    assert write_report(tmp_path).stat().st_size < 8_000_000
 
 
 def test_nothing_to_report_is_refused(tmp_path):
@@ -214,6 +249,19 @@ def test_in_a_browser(run, width, dark):
         if width > 500:  # a telephone has neither a mouse nor a keyboard
             _hover(driver)
             _keyboard(driver)
+        _print(driver)
+
+
+def _print(driver):
+    """On paper plots are black on white and fit the page, whatever the screen is like."""
+    state = """
+        const box = document.querySelector('#plot-recall svg.main-svg');
+        return [box.clientWidth, getComputedStyle(box.querySelector('.xtick text')).fill]"""
+    before = driver.execute_script(state)
+    driver.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    assert driver.execute_script(state) == [640, "rgb(0, 0, 0)"]
+    driver.execute_script("window.dispatchEvent(new Event('afterprint'))")
+    assert driver.execute_script(state) == before
 
 
 def _hover(driver):

@@ -45,7 +45,7 @@ def finish(
     from sparsight.attach import apply
     from sparsight.families import encoder_in
     from sparsight.files import write_json
-    from sparsight.stages.look import look, save_looks
+    from sparsight.stages.look import LOOK_FILE, look, save_looks
     from sparsight.stages.measure import measure
 
     try:
@@ -59,7 +59,9 @@ def finish(
             places = shown_places(measured["fidelity"]["by_image"])
             sparse = apply(copy.deepcopy(encoder), plan)
             save_looks(list(look(encoder, sparse, images, places, shown_layers(plan))), run)
-    except SparsightError as error:
+        else:
+            (run / LOOK_FILE).unlink(missing_ok=True)  # of pictures that this measurement had not
+    except (SparsightError, RuntimeError, OSError) as error:  # RuntimeError: out of memory
         say(f"the run is saved in {run}, but it could not be measured for the report: {error}")
     write_page(run)
 
@@ -75,10 +77,11 @@ def write_page(place: Path) -> None:
 
 
 def remember_command(run: Path) -> None:
-    """Keep the command that makes the run, for the page."""
-    from sparsight.files import write_text
+    """Keep the command that makes the run, for the page; before the work, which may be interrupted."""
+    from sparsight.files import check_writable, write_text
     from sparsight.report.data import COMMAND_FILE
 
+    check_writable(run)
     write_text(run / COMMAND_FILE, shlex.join(["sparsight", *sys.argv[1:]]) + "\n")
 
 

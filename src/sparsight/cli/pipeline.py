@@ -84,6 +84,7 @@ def demo(
     from sparsight.demo.run import run_demo
 
     size = parse_resolution(resolution)
+    remember_command(out)
     result = run_demo(out, size, scenes, repeats, full, say=say)
     write(result, out / "demo.json", json)
     from sparsight import tables
@@ -92,7 +93,6 @@ def demo(
     from sparsight.run import load
 
     tables.show_demo(result)
-    remember_command(out)
     finish(out, encoder.load(), load(out), measuring_pictures(size), max_images=8, resolution=size)
 
 
@@ -184,6 +184,7 @@ def optimize(
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
+    remember_command(out)
     settings = _checked(sparsight.SVE, layers=_layers(layers), keep=keep, scorer=scorer.value)
     if budgeted:
         if distill or layers != "auto":
@@ -213,7 +214,6 @@ def optimize(
 
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
-    remember_command(out)
     finish(out, loaded.model, plan, folder, max_images, module=module)
     say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 

@@ -22,14 +22,18 @@ class Answer:
 def answer_of(run: Run) -> Answer:
     """From what the run measured, the most direct first."""
     source = (run.plan or {}).get("source") or "a comparison"
-    answer = Answer(f"Sparsight: {source}", "")
-    _speed(run, answer)
-    _quality(run, answer)
-    _done(run, answer)
+    answer = Answer(f"Sparsight: {source}", "What was found so far; speed is not measured yet")
+    for part in (_speed, _fidelity, _tables, _done):
+        try:
+            part(run, answer)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            what = (part.__doc__ or "").split(".")[0].lower()
+            run.missing.append(f"Not told: {what} (the run is of another version: {error!r}).")
     return answer
 
 
 def _speed(run: Run, answer: Answer) -> None:
+    """Speed, memory and the machine."""
     protocol: dict[str, Any] = {}
     if measured := run.parts.get("measure"):
         protocol = measured["protocol"]
@@ -45,16 +49,14 @@ def _speed(run: Run, answer: Answer) -> None:
         if sparse.get("peak_memory_mb"):
             answer.facts.append(
                 (f"{sparse['peak_memory_mb']:.0f} MB", "peak memory above the weights",
-                 f"dense: {dense['peak_memory_mb']:.0f} MB")
+                 f"dense: {dense['peak_memory_mb']:.0f} MB, "
+                 + ("so this is saved" if sparse["peak_memory_mb"] < dense["peak_memory_mb"]
+                    else "so memory is a cost here"))
             )  # fmt: skip
     elif result := run.parts.get("comparison") or run.parts.get("front") or run.parts.get("demo"):
         protocol = result["protocol"]
-        fastest = max(result["rows"], key=lambda row: row["speedup"])
-        name = fastest.get("setting") or fastest.get("name") or fastest.get("method")
         answer.headline = f"{len(result['rows'])} settings side by side"
-        answer.facts.append((f"{fastest['speedup']:.2f}x", "the fastest", str(name)))
-    else:
-        answer.headline = "What was found so far; speed is not measured yet"
+        _side_by_side(result["rows"], answer)
     if protocol:
         versions = ", ".join(f"{k} {v}" for k, v in protocol["versions"].items())
         answer.machine = (
@@ -69,7 +71,29 @@ def _times(ratio: float) -> str:
     return f"{ratio:.2f} times as fast as the dense model"
 
 
-def _quality(run: Run, answer: Answer) -> None:
+NAMES = ("method", "name", "setting")  # what may say which row it is
+
+
+def _side_by_side(rows: list[dict[str, Any]], answer: Answer) -> None:
+    """The fastest rows, ours and a lower resolution, each with what it costs."""
+    lower = [row for row in rows if row.get("method") == "lower-resolution"]
+    ours = [row for row in rows if row not in lower]
+    for what, own in (("the fastest setting", ours), ("a lower resolution, the fastest", lower)):
+        if own:
+            row = max(own, key=lambda row: row["speedup"])
+            name = " ".join(str(row[key]) for key in NAMES if row.get(key))
+            key = "quality" if "quality" in row else "miou"
+            dense = row[key] + row["quality_lost"] if "quality_lost" in row else rows[0][key]
+            answer.facts.append(
+                (f"{row['speedup']:.2f}x", what,
+                 f"{name}; {row.get('quality_name', 'quality')} {row[key]:.4f}, dense {dense:.4f}; "
+                 f"features moved {100 * row['relative_error']:.1f} %, on the worst picture "
+                 f"{100 * row['relative_error_worst']:.1f} %")
+            )  # fmt: skip
+
+
+def _fidelity(run: Run, answer: Answer) -> None:
+    """How far the features of the pictures moved."""
     fidelity = (run.parts.get("measure") or {}).get("fidelity")
     if fidelity:
         answer.facts.append(
@@ -77,8 +101,12 @@ def _quality(run: Run, answer: Answer) -> None:
              f"worst of {fidelity['images']} pictures: {100 * fidelity['relative_error_worst']:.1f} %; "
              f"cosine {fidelity['cosine']:.4f}, worst {fidelity['cosine_worst']:.4f}")
         )  # fmt: skip
-    else:
+    elif not run.rows:  # rows have their quality beside their speed
         answer.facts.append(("?", "quality", "not measured: sparsight measure RUN --images DIR"))
+
+
+def _tables(run: Run, answer: Answer) -> None:
+    """The tables of what was compared and judged."""
     if demo := run.parts.get("demo"):
         columns = {
             "": "name", "speedup": "speedup", "mIoU": "miou", "from dense, at worst": "miou_low",
@@ -118,6 +146,7 @@ def _table(
 
 
 def _done(run: Run, answer: Answer) -> None:
+    """What was done and why."""
     if run.plan is None:
         return
     method, config = run.plan["method"]["type"], run.method

@@ -36,6 +36,12 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Settings that were run side by side, if any were."""
+        found = [self.parts.get(key) for key in ("comparison", "front", "demo")]
+        return next((result.get("rows", []) for result in found if isinstance(result, dict)), [])
+
+    @property
     def method(self) -> dict[str, Any]:
         """The settings of the plan, {} without one."""
         return (self.plan or {}).get("method", {}).get("data", {})
@@ -60,17 +66,25 @@ def read_run(place: Path) -> Run:
 
 def _read_folder(place: Path, run: Run) -> None:
     envelope = _json(place / PLAN_FILE, run)
-    run.plan = envelope.get("data") if isinstance(envelope, dict) else None
+    found = envelope.get("data") if isinstance(envelope, dict) else None
+    run.plan = found if isinstance(found, dict) else None
     if run.plan is None:
         run.missing.append(
             "There is no plan.json: the run was interrupted; the same command goes on from there."
         )
+    absent: dict[str, tuple[str, str]] = {}
     for name, (key, holds, how) in FILES.items():
         found = _json(place / name, run)
         if found is not None:
             run.parts[key] = found
         elif holds and not (place / name).exists():
-            run.missing.append(f"Not measured: {holds} ({how}).")
+            absent[key] = (holds, how)
+    if run.rows:
+        absent.pop("front", None)
+    if "distillation" not in (run.plan or {}).get("recipe", {}):
+        absent.pop("losses", None)  # there was none, so nothing is missing
+    for holds, how in absent.values():
+        run.missing.append(f"Not measured: {holds} ({how}).")
     for path in sorted(place.glob("evaluate-*.json")):
         if (found := _json(path, run)) is not None:
             run.tasks[path.stem.removeprefix("evaluate-")] = found
@@ -86,10 +100,14 @@ def _json(path: Path, run: Run) -> Any:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError("it is larger than any result")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except (OSError, ValueError, RecursionError) as error:
         run.missing.append(f"{path.name} cannot be read: {error}.")
         return None
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number")
 
 
 def read_looks(path: Path, run: Run) -> list[dict[str, Any]]:

@@ -48,19 +48,15 @@ def page(run: Run, charts: list[Chart]) -> str:
         loader=PackageLoader("sparsight.report", "template"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    try:
-        answer = answer_of(run)
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
-        raise SparsightError(
-            f"{run.place} is a run of another version, or damaged ({error!r}): measure it again"
-        ) from None
-    return environment.get_template("report.html").render(
+    answer = answer_of(run)
+    text = environment.get_template("report.html").render(
         answer=answer, run=run, charts=charts,
         pictures=[(look, panels(look)) for look in run.looks],
         plots=script_json({chart.name: figure(chart) for chart in charts}),
         data=script_json(as_json(run, charts)),
         plotly=get_plotlyjs(),
     )  # fmt: skip
+    return text.encode("utf-8", "replace").decode("utf-8")  # names of files need not be Unicode
 
 
 def as_json(run: Run, charts: list[Chart]) -> dict[str, Any]:

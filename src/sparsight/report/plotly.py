@@ -1,10 +1,12 @@
 """A chart as plotly draws it: plain dictionaries, so that of plotly only the script is needed."""
 
+from dataclasses import replace
 from typing import Any
 
 from sparsight.report.chart import COLOURS, Chart, Series
 
 DASHES = ("solid", "dash", "dot", "dashdot")
+DRAWN = 2_000  # points of one series
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
 
 
@@ -62,7 +64,20 @@ def _heat(chart: Chart) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _thinned(series: Series) -> Series:
+    """At most so many points are drawn, evenly chosen, both ends among them; the data has them all."""
+    n = len(series.x)
+    if n <= DRAWN:
+        return series
+    places = [round(place * (n - 1) / (DRAWN - 1)) for place in range(DRAWN)]
+    text = [series.text[place] for place in places] if series.text else []
+    return replace(
+        series, x=[series.x[p] for p in places], y=[series.y[p] for p in places], text=text
+    )  # fmt: skip
+
+
 def _trace(series: Series, place: int) -> dict[str, Any]:
+    series = _thinned(series)
     number = place if series.colour is None else series.colour
     colour = COLOURS[number % len(COLOURS)]
     said = "%{text}<br>" if series.text else ""

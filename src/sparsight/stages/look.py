@@ -119,7 +119,7 @@ def predicted(blocks: Any, views: dict[int, LayerView], layer: int) -> Tensor:
 def _kept(block: Any, ranked: Tensor, prefix: int) -> Tensor:
     """(n,) of the first picture: 2 sees all and is seen by all, 1 one of the two, 0 neither."""
     queries, keys, _ = block.counts(ranked.shape[1])
-    order, kept = rank(ranked, prefix)[0], torch.zeros(ranked.shape[1])
+    order, kept = rank(ranked, prefix)[0].cpu(), torch.zeros(ranked.shape[1])
     kept[order[:keys]] += 1
     kept[order[:queries]] += 1
     return kept
@@ -135,7 +135,7 @@ def skipped_windows(model: nn.Module) -> Iterator[dict[int, Tensor]]:
         carry, layout = getattr(x, WINDOWS, None), block.layout
         if carry is None or layout is None:  # all windows were kept
             return
-        table, order = layout[1].table, carry.orders[layout[1].shift][0]
+        table, order = layout[1].table.cpu(), carry.orders[layout[1].shift][0].cpu()
         dropped = dropped_count(len(table), block.config.by_pair[block.layer // 2])
         stage, n = block.stage, x[0, ..., 0].numel()
         skipped = torch.zeros(int(table.max()) + 1)
