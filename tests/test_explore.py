@@ -17,10 +17,11 @@ from PIL import Image
 import sparsight
 from sparsight.attach import family_in
 from sparsight.errors import ImagesError, PlanError, SparsightError
-from sparsight.explore.page import _shown, build, figures
-from sparsight.explore.session import Session, Setting, layers_from
+from sparsight.explore.page import _saved, _shown, build, figures
+from sparsight.explore.session import OWN, Session, Setting, layers_from
 from sparsight.images import ImageFolder
 from sparsight.ops.partition import kept_count
+from sparsight.plan import Plan
 from sparsight.run import load
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
@@ -105,6 +106,24 @@ def test_the_methods_are_those_that_fit(session, tmp_path):
     assert session.scorers() == ["sampled", "exact"]  # no projector without a run
     with pytest.raises(PlanError, match="windows"):
         session.plan_of(Setting("sparsevit"))
+
+
+def test_a_run_is_shown_and_saved_as_it_is(session):
+    own = sparsight.SVE(
+        layers=(1, 2, 3), keep=(0.5, 0.5, 0.25), keep_queries=0.1, mlp_keep=0.5, groups=((2, 3),),
+        sample_every=4,
+    )  # fmt: skip
+    session.plan = Plan(method=own)
+    assert session.methods()[0] == OWN
+    saved = load(session.save(Setting(OWN, keep=0.9)))
+    assert saved.method == own.at_any_size()
+
+
+def test_a_disk_that_refuses_is_one_sentence(session, tmp_path):
+    (tmp_path / "file").write_text("")
+    session.out = tmp_path / "file" / "plans"
+    told = _saved(session, "sve", 0.5, "sampled", "")
+    assert told.startswith("**Not saved:**")
 
 
 def test_layers_are_understood_or_refused():

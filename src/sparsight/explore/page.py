@@ -123,7 +123,7 @@ def _saved(session: Session, method: str, keep: float, scorer: str, layers: str)
     try:
         setting = Setting(method, float(keep), scorer, layers_from(layers or "", session.layers()))
         folder = session.save(setting)
-    except (SparsightError, ValueError) as error:
+    except (SparsightError, OSError, ValueError) as error:
         return f"**Not saved:** {escape(str(error))}"
     return f"Saved: `sparsight measure {folder}`"
 

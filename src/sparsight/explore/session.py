@@ -23,6 +23,7 @@ from sparsight.stages.observe import evaluating
 
 MAX_PIXELS = 80_000_000  # of a picture that is dropped in
 REPEATS, REMEMBERED = 3, 32
+OWN = "as in the run"  # what the run does, whatever the other controls say
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,9 @@ class Session:
     _seen: OrderedDict[Any, Seen] = field(default_factory=OrderedDict)
 
     def methods(self) -> list[str]:
-        """Those that fit the model; a trained one only with a run of it."""
-        return [name for name in METHODS if self._fits(name)]
+        """Those that fit the model, a trained one only with a run of it; first the run as it is."""
+        own = [OWN] if self.plan else []
+        return own + [name for name in METHODS if self._fits(name)]
 
     def _fits(self, method: str) -> bool:
         try:
@@ -117,7 +119,9 @@ class Session:
         return plan.with_(method=resolve(plan, self.model, family_in(self.model)).method)
 
     def _method_of(self, setting: Setting) -> Settings:
-        """Keep, as each method counts it."""
+        """Keep, as each method counts it; the run's own settings are taken whole."""
+        if setting.method == OWN and self.plan:
+            return self.plan.method.at_any_size()
         if setting.method == "sve":
             own = self.plan.method if self.plan and isinstance(self.plan.method, SVE) else None
             layers = setting.layers or (own.named_layers if own else self.layers())
