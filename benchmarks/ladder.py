@@ -5,6 +5,7 @@ the techniques cost in quality is in docs/compare.md.
 """
 
 import argparse
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import harness
 import torch
 from arms import DENSE, Subject, ladder, peers
+from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.models import load_model
 from sparsight.stages import timing
@@ -75,15 +77,12 @@ def measured(case: Case, device: torch.device) -> list[dict]:
 
 def pass_s(subject: Subject, device: torch.device) -> float:
     """How long a dense pass will take, from its FLOPs and the rate of one attention call."""
-    import copy
-
     meta = Subject(copy.deepcopy(subject.model).to("meta"), subject.pictures.to("meta"))
     work = timing.gflops(meta.call(meta.model))
     q = torch.randn(1, 4, 4096, 64, device=device)
-    call = lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q)  # noqa: E731
-    call()
+    scaled_dot_product_attention(q, q, q)
     began = time.perf_counter()
-    call()
+    scaled_dot_product_attention(q, q, q)
     return work / (4 * 4 * 4096**2 * 64 / 1e9 / (time.perf_counter() - began))
 
 
@@ -102,7 +101,9 @@ if __name__ == "__main__":
     for case in CASES:
         at = {"model": case.model, "resolution": name((case.size,) * 2), "batch": case.batch}
         if arguments.only in f"{case.model} {case.size} {case.batch}":
-            found[tuple(at.values())] = [at | row for row in measured(case, device)]
+            found[tuple(at.values())] = [
+                at | row | {"revision": timing.revision()} for row in measured(case, device)
+            ]
             rows = [row for rows in found.values() for row in rows]
             protocol = timing.protocol(
                 device, torch.float32, keep=1 / 8, mlp_keep=1 / 4, weights="random",

@@ -1,9 +1,8 @@
 """Run every benchmark whose result is not of this code, these libraries and this machine.
 
-`python benchmarks/run.py` (or `make bench`); with `--all` everything runs.
+`python benchmarks/run.py` (or `make bench`).  To run one again all the same, remove its result.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import harness
 HERE = Path(__file__).parent
 SUITE = {  # script -> its result
     "attention.py": "attention-cpu",
+    "tiles.py": "tiles-cpu",
     "ladder.py": "ladder-cpu",
     "scaling.py": "scaling-cpu",
     "preparing.py": "preparing-cpu",
@@ -31,12 +31,9 @@ def is_current(script: Path, result: Path) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--all", action="store_true")
-    every = parser.parse_args().all
     failed = []
     for script, name in SUITE.items():
-        if not every and is_current(HERE / script, harness.RESULTS / f"{name}.json"):
+        if is_current(HERE / script, harness.RESULTS / f"{name}.json"):
             print(f"{script}: up to date")
         elif subprocess.run([sys.executable, str(HERE / script)], check=False).returncode:
             failed.append(script)  # what it measured until then is saved; the others still run

@@ -66,7 +66,8 @@ def plot(rows: list[dict[str, Any]], exponents: dict[str, float], path: str) -> 
     """Latency over tokens, both logarithmic."""
     from matplotlib.figure import Figure
 
-    from sparsight.picture import COLOURS, MARKERS
+    from sparsight.report.chart import COLOURS, MARKERS
+    from sparsight.report.figures import save_figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -79,7 +80,7 @@ def plot(rows: list[dict[str, Any]], exponents: dict[str, float], path: str) -> 
     axes.set(xlabel="tokens", ylabel="latency of one ViT-S attention module (ms)")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(harness.RESULTS / path, metadata={"Date": None})
+    save_figure(figure, harness.RESULTS / path)
 
 
 if __name__ == "__main__":

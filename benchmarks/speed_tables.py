@@ -41,6 +41,19 @@ def repeats_of(found: list[dict[str, Any]]) -> str:
     return f"medians of {counts[0]} to {counts[-1]} interleaved repeats"
 
 
+def tiles(result: dict[str, Any]) -> str:
+    """The core at neighbouring kept counts."""
+    lines = [
+        [
+            row["model"], str(row["tokens"]), str(row["kept"]), f"{row['latency_ms']:.1f} ms",
+            f"{row['latency_q1_ms']:.1f} to {row['latency_q3_ms']:.1f}", f"{100 * row['against']:.1f} %",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    header = ["", "tokens", "kept", "latency", "quartiles", "of the count nearest 1/8"]
+    return setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(header, lines)
+
+
 def module_profile(result: dict[str, Any]) -> str:
     """What a module that reuses a ranking is made of, beside what the predictor adds."""
     header = ["", "tokens", "batch", "module, reuse", "linear layers", "two attention calls", "the rest"]

@@ -56,6 +56,10 @@ class ImageFiles:
             image = image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
         return to_tensor(image, self.mean, self.std)
 
+    def name_of(self, index: int) -> str:
+        """The file's name."""
+        return self.paths[index].name
+
 
 class ImageFolder(ImageFiles):
     """Every image file under a folder, in the order of their names."""
@@ -74,6 +78,10 @@ class ImageFolder(ImageFiles):
         if not self.paths:
             raise ImagesError(f"{self.folder} holds no image (looked for {', '.join(sorted(SUFFIXES))})")
 
+    def name_of(self, index: int) -> str:
+        """The path inside the folder: two files may have the same name."""
+        return str(self.paths[index].relative_to(self.folder))
+
 
 def image_files(folder: Path) -> list[Path]:
     """Every image file under `folder`, at any depth, sorted."""
@@ -81,9 +89,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def named(images: Items[Item], place: int) -> str:
-    """The name of a picture: of its file, or its place."""
-    paths = getattr(images, "paths", None)
-    return paths[place].name if paths is not None else f"picture {place}"
+    """What to call a picture: as the set calls it, or by its place."""
+    name_of = getattr(images, "name_of", None)
+    return name_of(place) if name_of is not None else f"picture {place}"
 
 
 def read_picture(path: Path) -> "Image":

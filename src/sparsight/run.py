@@ -2,7 +2,8 @@
 
     plan.json                    the plan; names the weights file and each tensor in it
     weights-<hash>.safetensors   changed weights ("model.<key>") and projectors; absent if there are none
-    analysis.json, measure.json  what the stages found, for people and reports
+    analysis.json, measure.json, losses.json, look.safetensors  what the stages found, for the report
+    command.txt, report.html     how it was made, and the page it ends in
 
 The weights are written first and under a name of their own, the plan last and atomically: whatever
 interrupts a save, the folder holds the old run or the new one.
@@ -18,6 +19,9 @@ from sparsight.files import write_atomically, write_text
 from sparsight.plan import Plan
 
 PLAN_FILE = "plan.json"
+COMMAND_FILE = "command.txt"
+LOSSES_FILE = "losses.json"  # of every step of the distillation
+LOOK_FILE = "look.safetensors"  # single pictures, of stages/look.py
 
 
 def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:

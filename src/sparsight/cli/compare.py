@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.finish import write_page
 from sparsight.cli.options import (
     CheckpointOption,
     MaxImagesOption,
@@ -17,6 +16,7 @@ from sparsight.cli.options import (
     open_model,
     write,
 )
+from sparsight.cli.report import write_page
 from sparsight.errors import SparsightError
 
 
@@ -43,8 +43,9 @@ def compare(
     module: ModuleOption = None,
 ) -> None:
     """Compare all methods that fit a model with the dense one and a lower resolution."""
-    from sparsight import picture, tables
+    from sparsight import tables
     from sparsight.images import parse_resolution
+    from sparsight.report.comparison import draw
     from sparsight.run import load
 
     plans = [load(folder) for folder in run or ()]
@@ -65,6 +66,6 @@ def compare(
         result["protocol"] |= {"source": model, "random_weights": loaded.random_weights}
     write(result, json)
     tables.show_comparison(result)
-    picture.draw(result, json.with_suffix(".svg"))
+    draw(result, json.with_suffix(".svg"))
     say(f"written: {json} and {json.with_suffix('.svg')}")
     write_page(json)

@@ -32,12 +32,10 @@ def explore(
     module: ModuleOption = None,
 ) -> None:
     """Open a local page: drop in a picture, choose a setting, and see what it keeps, costs and saves."""
-    from sparsight.explore.page import build, serve
+    from sparsight.explore.page import serve
 
     session = session_of(model, images, resolution, out, pretrained, checkpoint, module)
-    build(session)  # what is missing is told before a page is promised
-    say(f"the page opens at http://{host}:{port or 7860} (or the next free port); Ctrl-C ends it")
-    serve(session, host, port)
+    serve(session, host, port, say)
 
 
 def session_of(

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.finish import finish, remember_command
 from sparsight.cli.options import (
     CheckpointOption,
     ImagesOption,
@@ -22,6 +21,7 @@ from sparsight.cli.options import (
     report_skipped,
     write,
 )
+from sparsight.cli.report import finish, remember_command
 from sparsight.cli.search import (
     LatencyOption,
     MaxLossOption,

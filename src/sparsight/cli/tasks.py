@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.finish import write_page
 from sparsight.cli.options import (
     CheckpointOption,
     JsonOption,
@@ -19,6 +18,7 @@ from sparsight.cli.options import (
     report_skipped,
     write,
 )
+from sparsight.cli.report import write_page
 from sparsight.images import parse_resolution
 
 

@@ -1,6 +1,7 @@
 """The page of the explorer: controls on top, two settings side by side below."""
 
 import os
+from collections.abc import Callable
 from html import escape
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,14 +129,14 @@ def _saved(session: Session, method: str, keep: float, scorer: str, layers: str)
     return f"Saved: `sparsight measure {folder}`"
 
 
-def serve(session: Session, host: str, port: int | None) -> None:
+def serve(session: Session, host: str, port: int | None, say: Callable[[str], None]) -> None:
     """Open the page on `host`; ends when interrupted, and what was dropped in is deleted."""
     with TemporaryDirectory(prefix="sparsight-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # read when the controls are made
-        _launch(build(session), host, port)
+        _launch(build(session), host, port, say)
 
 
-def _launch(app: Any, host: str, port: int | None) -> None:
+def _launch(app: Any, host: str, port: int | None, say: Callable[[str], None]) -> None:
     """Serve `app` until interrupted."""
     import gradio as gr
 
@@ -143,7 +144,10 @@ def _launch(app: Any, host: str, port: int | None) -> None:
         body_text_color_subdued="*neutral_600", body_text_color_subdued_dark="*neutral_300",
         button_primary_background_fill="*primary_700",  # white text on less would be faint
     )  # fmt: skip
-    app.queue(default_concurrency_limit=1).launch(
+    _, address, _ = app.queue(default_concurrency_limit=1).launch(
         server_name=host, server_port=port, share=False, show_error=False, quiet=True, theme=theme,
         max_file_size="64mb", footer_links=[], enable_monitoring=False,
+        prevent_thread_lock=True,
     )  # fmt: skip
+    say(f"the page is at {address}; Ctrl-C ends it")
+    app.block_thread()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in, identity, resolve
 from sparsight.errors import ImagesError, PlanError, SparsightError
-from sparsight.images import ImageFolder, named, read_picture, to_tensor
-from sparsight.methods import METHODS, SVE, ClsTopK, Settings, SparseViT, ToMe
+from sparsight.images import named, read_picture, to_tensor
+from sparsight.methods import METHODS, SPOT, SVE, ClsTopK, Settings, SparseViT, ToMe
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -54,16 +54,15 @@ class One:
     std: tuple[float, ...]
     name: str
 
-    @property
-    def paths(self) -> list[Path]:
-        """Its name, where a folder has its files'."""
-        return [Path(self.name)]
-
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> Tensor:
         return self.picture
+
+    def name_of(self, index: int) -> str:
+        """Its name."""
+        return self.name
 
 
 @dataclass
@@ -107,15 +106,14 @@ class Session:
 
     def plan_of(self, setting: Setting) -> Plan:
         """The plan a setting stands for; PlanError if it does not fit the model."""
-        plan = self.plan or Plan(method=SVE(layers=self.layers() or (0,)), source=self.source)
         method = self._method_of(setting)
-        weights = dict(plan.weights) if isinstance(method, type(plan.method)) else {}
+        own = self.plan if self.plan and isinstance(method, type(self.plan.method)) else None
         plan = Plan(
-            method=method, source=plan.source or self.source, resolution=self.resolution,
+            method=method, source=self.source, resolution=self.resolution,
             model=identity(self.model, family_in(self.model)), versions=timing.versions(),
             reasons=("chosen in the explorer",),
             recipe={"module": self.module} if self.module else {},
-        ).with_(weights=weights)  # fmt: skip
+        ).with_(weights=own.weights if own else None)  # fmt: skip
         return plan.with_(method=resolve(plan, self.model, family_in(self.model)).method)
 
     def _method_of(self, setting: Setting) -> Settings:
@@ -134,7 +132,7 @@ class Session:
             return ClsTopK(keep=setting.keep, min_tokens=0)
         if setting.method == "sparsevit":
             return SparseViT(sparsity=round(min(0.9, 1 - setting.keep), 2))
-        if self.plan and METHODS[setting.method].config is type(self.plan.method):
+        if setting.method == "spot" and self.plan and isinstance(self.plan.method, SPOT):
             return self.plan.method.model_copy(update={"rho": setting.keep, "min_tokens": 0})
         raise PlanError(f"{setting.method} is not for the explorer: it needs a run of it, or is no plan")
 
@@ -150,12 +148,8 @@ class Session:
             raise ImagesError(str(error).replace(str(path), Path(path).name)) from None
 
     def names(self) -> list[str]:
-        """The pictures of the given folder, by their path in it: two may be called the same."""
-        if self.images is None:
-            return []
-        if isinstance(self.images, ImageFolder):
-            return [str(path.relative_to(self.images.folder)) for path in self.images.paths]
-        return [named(self.images, n) for n in range(len(self.images))]
+        """The pictures of the given folder."""
+        return [] if self.images is None else [named(self.images, n) for n in range(len(self.images))]
 
     def tensor_of(self, picture: Image.Image) -> Tensor:
         """Filled into the model's size, cut at the edges, normalised: (3, height, width)."""

@@ -11,9 +11,9 @@ WIDE = 768  # from so many queries on PyTorch's CPU kernel takes 256 at once ins
 def kept_count(tokens: int, fraction: float, prefix: int) -> int:
     """How many of `tokens` a fraction keeps: static for a given count, prefix tokens always among them.
 
-    From 1.5 x 64 on the count is the nearest multiple of 64, because the attention kernels' tiles
-    make 192 queries faster than 171; and 768 take less time than 704 (docs/speed.md).  A fraction of 1
-    keeps every token exactly.
+    From 1.5 x 64 on the count is the nearest multiple of 64, and 768 instead of 704: with the tiles of
+    the attention kernels the tokens this adds cost next to nothing (measured in docs/speed.md).  A
+    fraction of 1 keeps every token exactly.
     """
     if fraction >= 1:
         return tokens

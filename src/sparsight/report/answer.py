@@ -53,7 +53,7 @@ def _speed(run: Run, answer: Answer) -> None:
                  + ("so this is saved" if sparse["peak_memory_mb"] < dense["peak_memory_mb"]
                     else "so memory is a cost here"))
             )  # fmt: skip
-    elif result := run.parts.get("comparison") or run.parts.get("front") or run.parts.get("demo"):
+    elif result := run.side_by_side:
         protocol = result["protocol"]
         answer.headline = f"{len(result['rows'])} settings side by side"
         _side_by_side(result["rows"], answer)
@@ -101,7 +101,7 @@ def _fidelity(run: Run, answer: Answer) -> None:
              f"worst of {fidelity['images']} pictures: {100 * fidelity['relative_error_worst']:.1f} %; "
              f"cosine {fidelity['cosine']:.4f}, worst {fidelity['cosine_worst']:.4f}")
         )  # fmt: skip
-    elif not run.rows:  # rows have their quality beside their speed
+    elif not run.side_by_side:  # rows have their quality beside their speed
         answer.facts.append(("?", "quality", "not measured: sparsight measure RUN --images DIR"))
 
 

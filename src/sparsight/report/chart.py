@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker of its own for each.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A000")
+MARKERS = "osD^vPX*"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,6 @@ class Chart:
     boxes: tuple[tuple[int, int], ...] = ()  # first and last row of squares drawn into `heat`
     level: tuple[str, float] | None = None  # a horizontal line and its name
     stacked: bool = False
-    logarithmic: bool = False
     by_category: bool = False  # x holds names, not numbers
 
     def as_json(self) -> dict[str, Any]:

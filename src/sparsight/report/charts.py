@@ -18,25 +18,26 @@ def charts_of(run: Run) -> list[Chart]:
     return found
 
 
+def by_fate(rows: list[tuple[int, float, bool]]) -> tuple[Series, ...]:
+    """Bars of layers, those that became sparse in another colour; rows: layer, value, sparse."""
+    return tuple(
+        Series(name, [n for n, _, own in rows if own is fate], [y for _, y, own in rows if own is fate],
+               "bar", colour=colour)
+        for name, colour, fate in (("made sparse", 0, True), ("stays dense", 6, False))
+    )  # fmt: skip
+
+
 def indicator(run: Run) -> Iterator[Chart]:
     """Sparsity of each layer."""
     if not (found := run.parts.get("analysis")):
         return
     chosen = set(run.method.get("layers") or ())
-    for_all = [(layer["layer"], layer["indicator"]) for layer in found["layers"]]
-    series = tuple(
-        Series(name, [n for n, _ in own], [s for _, s in own], "bar", colour=colour)
-        for name, colour, own in (
-            ("made sparse", 0, [row for row in for_all if row[0] in chosen]),
-            ("stays dense", 6, [row for row in for_all if row[0] not in chosen]),
-        )
-        if own
-    )
+    rows = [(layer["layer"], layer["indicator"], layer["layer"] in chosen) for layer in found["layers"]]
     yield Chart(
         "indicator", "Where attention is sparse (s, by layer)",
         "High bars: most tokens of that layer are quiet, with less than a tenth of the attention of the "
         "most attended one, so little is lost if few see them.",
-        "layer", "share of quiet tokens, s", series,
+        "layer", "share of quiet tokens, s", by_fate(rows),
         level=("half of the tokens", 0.5),
     )  # fmt: skip
 
@@ -82,18 +83,11 @@ def damage(run: Run) -> Iterator[Chart]:
     """What each layer would cost alone."""
     rows = [row for row in (run.plan or {}).get("layers", ()) if row["damage"] is not None]
     if rows:
-        parts = [("made sparse", 0, True), ("stays dense", 6, False)]
-        series = tuple(
-            Series(
-                name, [r["layer"] for r in rows if r["sparse"] is kind],
-                [r["damage"] for r in rows if r["sparse"] is kind], "bar", colour=colour,
-            )
-            for name, colour, kind in parts
-        )  # fmt: skip
         yield Chart(
             "damage", "What making one layer sparse costs (that layer alone)",
             "Low bars are cheap layers; they were taken first.",
-            "layer", "relative error of the final features", series,
+            "layer", "relative error of the final features",
+            by_fate([(row["layer"], row["damage"], row["sparse"]) for row in rows]),
         )  # fmt: skip
 
 

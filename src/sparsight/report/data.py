@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.run import PLAN_FILE
+from sparsight.run import COMMAND_FILE, LOOK_FILE, LOSSES_FILE, PLAN_FILE
 
-COMMAND_FILE, LOOK_FILE = "command.txt", "look.safetensors"
 MAX_BYTES = 256_000_000  # a file of a run is far smaller
 
 # file -> key here, what it holds, how to get it
 FILES = {
     "analysis.json": ("analysis", "where attention is sparse", "sparsight analyze or optimize"),
     "analysis-sparse.json": ("analysis_sparse", "", ""),
-    "losses.json": ("losses", "the loss of the distillation", "sparsight optimize --distill"),
+    LOSSES_FILE: ("losses", "the loss of the distillation", "sparsight optimize --distill"),
     "measure.json": ("measure", "time, memory and fidelity", "sparsight measure RUN --images DIR"),
     "demo.json": ("demo", "", ""),
     "front.json": ("front", "quality against latency", "sparsight optimize --speedup, or compare"),
@@ -36,10 +35,10 @@ class Run:
     missing: list[str] = field(default_factory=list)
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
-        """Settings that were run side by side, if any were."""
-        found = [self.parts.get(key) for key in ("comparison", "front", "demo")]
-        return next((result.get("rows", []) for result in found if isinstance(result, dict)), [])
+    def side_by_side(self) -> dict[str, Any] | None:
+        """Protocol and rows of settings that were run side by side, if any were."""
+        found = (self.parts.get(key) for key in ("comparison", "front", "demo"))
+        return next((result for result in found if result), None)
 
     @property
     def method(self) -> dict[str, Any]:
@@ -79,7 +78,7 @@ def _read_folder(place: Path, run: Run) -> None:
             run.parts[key] = found
         elif holds and not (place / name).exists():
             absent[key] = (holds, how)
-    if run.rows:
+    if run.side_by_side:
         absent.pop("front", None)
     if "distillation" not in (run.plan or {}).get("recipe", {}):
         absent.pop("losses", None)  # there was none, so nothing is missing

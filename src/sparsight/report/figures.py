@@ -5,33 +5,34 @@ from typing import Any
 
 from sparsight.errors import SparsightError
 from sparsight.files import write_atomically
-from sparsight.report.chart import COLOURS, Chart
+from sparsight.report.chart import COLOURS, MARKERS, Chart
 
-MARKERS, DASHES = "osD^XP*v", ("-", "--", ":", "-.")
+DASHES = ("-", "--", ":", "-.")
 
 
-def draw_figures(charts: list[Chart], folder: Path) -> list[Path]:
-    """`folder`/NAME.png and .svg of every chart; returns the files."""
+def draw_figures(charts: list[Chart], folder: Path) -> None:
+    """Write `folder`/NAME.png and .svg of every chart."""
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
         raise SparsightError(
             "figures need matplotlib: pip install 'sparsight[plot]'; their data is in report --json"
         ) from None
-    written = []
     for chart in charts:
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         _draw(chart, figure.add_subplot(), figure)
         for kind in ("png", "svg"):
-            path = folder / f"{chart.name}.{kind}"
-            fixed = {"Date": None} if kind == "svg" else None  # the same figures give the same file
+            save_figure(figure, folder / f"{chart.name}.{kind}")
 
-            def save(place: Path, figure: Any = figure, kind: str = kind, fixed: Any = fixed) -> None:
-                figure.savefig(place, format=kind, metadata=fixed, dpi=200)
 
-            write_atomically(path, save)
-            written.append(path)
-    return written
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a figure; the suffix says which kind.  The same figures give the same file."""
+    from matplotlib import rc_context
+
+    kind = path.suffix.removeprefix(".")
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
+    with rc_context({"svg.hashsalt": "sparsight"}):  # else its names are drawn by chance
+        write_atomically(path, lambda new: figure.savefig(new, format=kind, metadata=undated, dpi=200))
 
 
 def _draw(chart: Chart, axes: Any, figure: Any) -> None:

@@ -25,8 +25,6 @@ def figure(chart: Chart) -> dict[str, Any]:
     }  # fmt: skip
     if chart.by_category:
         layout["xaxis"]["type"] = "category"
-    if chart.logarithmic:
-        layout["xaxis"]["type"] = layout["yaxis"]["type"] = "log"
     if chart.level:
         name, at = chart.level
         line = {"color": COLOURS[1], "dash": "dash", "width": 1.5}

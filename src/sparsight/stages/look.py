@@ -31,10 +31,10 @@ from sparsight.ops import fidelity
 from sparsight.ops.grids import padded_grid_of
 from sparsight.ops.partition import rank
 from sparsight.ops.statistics import recall
+from sparsight.run import LOOK_FILE
 from sparsight.stages.observe import LayerView, evaluating, stages_left, watch
 from sparsight.stages.progress import track
 
-LOOK_FILE = "look.safetensors"
 THUMBNAIL_PX = 448  # the longer side of the stored picture
 TRUE_FRACTION = 1 / 8
 

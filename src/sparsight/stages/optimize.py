@@ -16,7 +16,7 @@ from sparsight.files import check_writable, write_json
 from sparsight.images import ImageFolder, Images
 from sparsight.methods import SVE, projector_name
 from sparsight.plan import LayerReason, Plan
-from sparsight.run import save_plan
+from sparsight.run import LOSSES_FILE, save_plan
 from sparsight.stages import select
 from sparsight.stages.calibrate import TRUE_FRACTION, Analysis, analyze
 from sparsight.stages.crossover import crossover
@@ -27,7 +27,6 @@ from sparsight.stages.timing import versions
 
 MAX_ERROR = 0.12  # how far the tokens that stand out may move
 REUSE_OVERLAP = 0.6
-LOSSES_FILE = "losses.json"  # of every step of the distillation
 
 
 def optimize(

@@ -86,7 +86,7 @@ def summary(times: list[float]) -> dict[str, float]:
 KINDS = (
     ("attention", ("scaled_dot_product",)),
     ("linear layers", ("addmm", "::mm", "bmm", "linear")),
-    ("activation, norm", ("gelu", "silu", "sigmoid", "layer_norm", "native_layer_norm", "softmax")),
+    ("activation, norm", ("gelu", "silu", "sigmoid", "layer_norm", "softmax")),
     ("moving tokens", ("index", "gather", "scatter", "sort", "::cat", "topk", "copy_")),
 )
 

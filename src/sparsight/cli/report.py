@@ -1,4 +1,4 @@
-"""How a run ends: measured if it is not yet, a few pictures looked at, and all of it on a page."""
+"""`sparsight report`, and how other verbs end: measured, a few pictures looked at, and on a page."""
 
 import copy
 import shlex
@@ -38,14 +38,14 @@ def finish(
 ) -> None:  # fmt: skip
     """Measure the plan of a run folder, look at its worst pictures, and write the page.
 
-    `resolution` is that of the pictures, if it is not the plan's.
-
-    The run itself is safe before this is called: whatever fails here is said and costs nothing else.
+    `resolution` is that of the pictures, if it is not the plan's.  The run itself is safe before this is
+    called: whatever fails here is said and costs nothing else.
     """
     from sparsight.attach import apply
     from sparsight.families import encoder_in
     from sparsight.files import write_json
-    from sparsight.stages.look import LOOK_FILE, look, save_looks
+    from sparsight.run import LOOK_FILE
+    from sparsight.stages.look import look, save_looks
     from sparsight.stages.measure import measure
 
     try:
@@ -79,7 +79,7 @@ def write_page(place: Path) -> None:
 def remember_command(run: Path) -> None:
     """Keep the command that makes the run, for the page; before the work, which may be interrupted."""
     from sparsight.files import check_writable, write_text
-    from sparsight.report.data import COMMAND_FILE
+    from sparsight.run import COMMAND_FILE
 
     check_writable(run)
     write_text(run / COMMAND_FILE, shlex.join(["sparsight", *sys.argv[1:]]) + "\n")

@@ -5,15 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.files import write_atomically
-
-# Okabe and Ito's colours, which colour-blind readers can tell apart, and a marker of its own for each.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-MARKERS = "osD^vPX*"
+from sparsight.report.chart import COLOURS, MARKERS
+from sparsight.report.figures import save_figure
 
 
 def draw(result: Mapping[str, Any], path: Path) -> None:
     """Write the rows of `stages.compare` as a picture; the suffix (.svg, .png, .pdf) says which kind."""
+    if path.suffix not in (".svg", ".png", ".pdf"):
+        raise SparsightError(f"{path.name}: a picture is .svg, .png or .pdf")
     try:
         from matplotlib.figure import Figure
     except ModuleNotFoundError:
@@ -44,8 +43,4 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
-    kind = path.suffix.removeprefix(".")
-    if kind not in ("svg", "png", "pdf"):
-        raise SparsightError(f"{path.name}: a picture is .svg, .png or .pdf")
-    fixed = {"Date": None} if kind != "png" else None  # the same figures give the same file
-    write_atomically(path, lambda new: figure.savefig(new, format=kind, metadata=fixed))
+    save_figure(figure, path)
