@@ -21,6 +21,7 @@ check: setup
 	$(BIN)/python benchmarks/render.py --check
 
 bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/swin/run.py
 	$(BIN)/python benchmarks/encoder/routing.py

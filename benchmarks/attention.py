@@ -115,7 +115,7 @@ def peers(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
     }
 
 
-def measured(name: str, tokens: int, batch: int, device: torch.device) -> dict[str, Any]:
+def measured(name: str, tokens: int, batch: int, device: torch.device) -> list[dict[str, Any]]:
     """One row: every arm of one block and size."""
     dim, heads = WIDTHS[name]
     torch.manual_seed(0)
@@ -133,13 +133,13 @@ def measured(name: str, tokens: int, batch: int, device: torch.device) -> dict[s
             base = found["core dense" if arm.startswith("core") else "module dense"]
             row["speedup"] = base["latency_ms"] / row["latency_ms"]
     ms = {arm: row.get("latency_ms", float("nan")) for arm, row in found.items()}
-    return {
+    return [{
         "model": name, "tokens": tokens, "batch": batch, "kept": kept,
         "limit": 1 / (1 - (1 - kept / tokens) ** 2),
         "overhead": ms["score and permute"] / ms["module reuse"],
         "unexplained": 1 - (ms["linear layers"] + ms["core sparse"]) / ms["module reuse"],
         "arms": found,
-    }  # fmt: skip
+    }]  # fmt: skip
 
 
 if __name__ == "__main__":
@@ -147,10 +147,11 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
     harness.limit_memory()
-    rows = []
-    for case in CASES:
-        rows.append(measured(*case, device))
-        protocol = timing.protocol(
-            device, torch.float32, keep=KEEP, command="python benchmarks/attention.py"
-        )
-        harness.save(f"attention-{device.type}", __file__, {"protocol": protocol, "rows": rows})
+    cases = {
+        f"{name} {tokens} tokens, batch {batch}": partial(measured, name, tokens, batch, device)
+        for name, tokens, batch in CASES
+    }
+    protocol = timing.protocol(
+        device, torch.float32, keep=KEEP, command="python benchmarks/attention.py"
+    )
+    harness.run(f"attention-{device.type}", __file__, cases, protocol)

@@ -6,8 +6,10 @@ written) is a hole in the result, with its reason, and the others go on.  What a
 stored with it, so that `benchmarks/run.py` reruns only what changed.
 """
 
+import ast
 import gc
 import hashlib
+import json
 import os
 import resource
 import time
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.files import write_json
 from sparsight.stages import timing
@@ -23,6 +26,8 @@ from sparsight.stages import timing
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 SPEED_DECIDERS = ("families", "methods", "ops", "attach.py", "stages/timing.py", "stages/measure.py")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+MACHINE = ("machine", "versions", "dtype", "threads")  # rows of others do not go into one table
 COMPILED = "compiled"  # in the name of an arm that is
 Build = Callable[[], Callable[[], Any]]
 
@@ -47,34 +52,35 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A row for each arm: latency or the reason of a hole, memory, FLOPs.
 
-    Repeats are as many as fit into `budget_s`, from `least` to `most`; the first pass, which may
-    compile, is the warm-up and does not count.
+    Repeats are as many as fit into `budget_s`, from `least` to `most`.  Passes that are not timed: the
+    first, which may compile, counts FLOPs; the second tells memory and how many repeats fit; and one
+    more of each arm warms up.
     """
     calls: dict[str, Callable[[], Any]] = {}
     rows: dict[str, dict[str, Any]] = {}
     pass_s = 0.0
-    with torch.inference_mode():
-        for name, build in arms.items():
-            rows[name] = {"arm": name}
-            try:
+    for name, build in arms.items():
+        rows[name] = {"arm": name}
+        try:
+            with torch.inference_mode():
                 call = build()
-                call()
-                began = time.perf_counter()
-                call()
-                pass_s += time.perf_counter() - began
-                calls[name] = call
-            except Exception as error:  # the suite goes on, whatever one arm meets
-                rows[name]["hole"] = reason(error)
-            gc.collect()
+            if COMPILED in name:  # the counter does not see into compiled code
+                with torch.inference_mode():
+                    call()
+            else:
+                rows[name]["gflops"] = timing.gflops(call)
+            began = time.perf_counter()
+            rows[name]["peak_memory_mb"] = timing.peak_memory_mb(call, device)
+            pass_s += time.perf_counter() - began
+            calls[name] = call
+        except Exception as error:  # the suite goes on, whatever one arm meets
+            rows[name] = {"arm": name, "hole": reason(error)}
+        gc.collect()
     if not calls:
         return list(rows.values())
     repeats = int(min(most, max(least, budget_s // max(pass_s, 1e-3))))
-    times = timing.interleave(calls, repeats, device, what)
-    for name, call in calls.items():
-        rows[name] |= timing.summary(times[name]) | {"repeats": repeats}
-        rows[name]["peak_memory_mb"] = timing.peak_memory_mb(call, device)
-        if COMPILED not in name:  # the counter does not see into compiled code
-            rows[name]["gflops"] = timing.gflops(call)
+    for name, times in timing.interleave(calls, repeats, device, what).items():
+        rows[name] |= timing.summary(times) | {"repeats": repeats}
     for row in rows.values():
         told = row.get("hole") or f"{row['latency_ms']:.1f} ms"
         print(f"{what}, {row['arm']}: {told}", flush=True)
@@ -104,9 +110,59 @@ def made_from(script: str | Path) -> str:
         place = package / name
         files += sorted(place.rglob("*.py")) if place.is_dir() else [place]
     for file in files:
-        digest.update(file.read_bytes())
+        digest.update(code_of(file).encode())
     digest.update(timing.machine(torch.device("cpu")).encode())
     return digest.hexdigest()[:16]
+
+
+def code_of(file: Path) -> str:
+    """What a file says to a machine: of Python, without comments and docstrings."""
+    if file.suffix != ".py":
+        return file.read_text()
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            del node.body[0]
+    return ast.dump(tree)
+
+
+def run(
+    name: str,
+    script: str,
+    cases: Mapping[str, Callable[[], list[dict[str, Any]]]],
+    protocol: dict[str, Any],
+    only: str = "",
+) -> list[dict[str, Any]]:
+    """Measure the cases that are not of this code yet, and save after each: what was cut off goes on.
+
+    Rows say which case and revision they are of.  Cases without `only` in their name stay as they are,
+    if they were made on this machine.  The result as a whole counts as current (`made_from`) once
+    every case is.
+    """
+    file, now = RESULTS / f"{name}.json", made_from(script)
+    old = json.loads(file.read_text()) if file.exists() else {"protocol": protocol, "rows": []}
+    here = all(old["protocol"][key] == protocol[key] for key in MACHINE)
+    found = {case: [row for row in old["rows"] if here and row["case"] == case] for case in cases}
+
+    def current(case: str) -> bool:
+        return bool(found[case]) and all(row["made_from"] == now for row in found[case])
+
+    for case, measured in cases.items():
+        if only in case and not current(case):
+            mark = {"case": case, "revision": timing.revision(), "made_from": now}
+            found[case] = [mark | row for row in measured()]
+            rows = [row for own in found.values() for row in own]
+            whole = {"made_from": now if all(map(current, cases)) else None}
+            write_json(file, whole | {"protocol": protocol, "rows": rows})
+    return [row for own in found.values() for row in own]
+
+
+def attention_s(gflops: float, device: torch.device) -> float:
+    """Seconds that so much work takes at the rate of one attention call."""
+    heads, tokens, dim = 4, 4096, 64
+    q = torch.randn(1, heads, tokens, dim, device=device)
+    times = timing.interleave({"": lambda: scaled_dot_product_attention(q, q, q)}, 1, device)[""]
+    return gflops * times[0] / 1e3 / (4 * heads * tokens**2 * dim / 1e9)
 
 
 def save(name: str, script: str, result: dict[str, Any]) -> None:

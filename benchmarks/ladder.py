@@ -6,14 +6,13 @@ the techniques cost in quality is in docs/compare.md.
 
 import argparse
 import copy
-import json
-import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import harness
 import torch
 from arms import DENSE, Subject, ladder, peers
-from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.models import load_model
 from sparsight.stages import timing
@@ -32,6 +31,11 @@ class Case:
     batch: int = 1
     arms: str = "short"
     budget_s: float = 60.0
+
+    @property
+    def name(self) -> str:
+        """What `--only` looks in."""
+        return f"{self.model} {self.size} px, batch {self.batch}"
 
 
 CASES = (
@@ -53,7 +57,7 @@ CASES = (
 )
 
 
-def measured(case: Case, device: torch.device) -> list[dict]:
+def measured(case: Case, device: torch.device) -> list[dict[str, Any]]:
     """The rows of one case."""
     torch.manual_seed(0)
     model = load_model(case.model, (case.size, case.size)).model.to(device)
@@ -63,27 +67,22 @@ def measured(case: Case, device: torch.device) -> list[dict]:
         arms = {arm: build for arm, build in arms.items() if arm in SHORT}
     elif case.arms == "all with peers":
         arms |= peers(subject)
-    what = f"{case.model} {case.size} px, batch {case.batch}"
+    at = {"model": case.model, "resolution": name((case.size,) * 2), "batch": case.batch}
     try:
         too_long = pass_s(subject, device) > TOO_LONG_S
     except Exception as error:  # out of memory
-        return [{"arm": DENSE, "hole": harness.reason(error)}]
+        return [at | {"arm": DENSE, "hole": harness.reason(error)}]
     if too_long:
-        return [{"arm": DENSE, "hole": f"a dense pass takes more than {TOO_LONG_S:.0f} s here"}]
-    rows = harness.measure(arms, case.budget_s, what, device)
+        return [at | {"arm": DENSE, "hole": f"a dense pass takes more than {TOO_LONG_S:.0f} s here"}]
+    rows = harness.measure(arms, case.budget_s, case.name, device)
     harness.speedups(rows, DENSE)
-    return rows
+    return [at | row for row in rows]
 
 
 def pass_s(subject: Subject, device: torch.device) -> float:
-    """How long a dense pass will take, from its FLOPs and the rate of one attention call."""
+    """How long a dense pass will take, about."""
     meta = Subject(copy.deepcopy(subject.model).to("meta"), subject.pictures.to("meta"))
-    work = timing.gflops(meta.call(meta.model))
-    q = torch.randn(1, 4, 4096, 64, device=device)
-    scaled_dot_product_attention(q, q, q)
-    began = time.perf_counter()
-    scaled_dot_product_attention(q, q, q)
-    return work / (4 * 4 * 4096**2 * 64 / 1e9 / (time.perf_counter() - began))
+    return harness.attention_s(timing.gflops(meta.call(meta.model)), device)
 
 
 if __name__ == "__main__":
@@ -93,20 +92,9 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     harness.limit_memory()
-    file = harness.RESULTS / f"ladder-{device.type}.json"
-    old = json.loads(file.read_text())["rows"] if arguments.only and file.exists() else []
-    found = {(row["model"], row["resolution"], row["batch"]): [] for row in old}
-    for row in old:
-        found[row["model"], row["resolution"], row["batch"]].append(row)
-    for case in CASES:
-        at = {"model": case.model, "resolution": name((case.size,) * 2), "batch": case.batch}
-        if arguments.only in f"{case.model} {case.size} {case.batch}":
-            found[tuple(at.values())] = [
-                at | row | {"revision": timing.revision()} for row in measured(case, device)
-            ]
-            rows = [row for rows in found.values() for row in rows]
-            protocol = timing.protocol(
-                device, torch.float32, keep=1 / 8, mlp_keep=1 / 4, weights="random",
-                command="python benchmarks/ladder.py",
-            )  # fmt: skip
-            harness.save(f"ladder-{device.type}", __file__, {"protocol": protocol, "rows": rows})
+    cases = {case.name: partial(measured, case, device) for case in CASES}
+    protocol = timing.protocol(
+        device, torch.float32, keep=1 / 8, mlp_keep=1 / 4, weights="random",
+        command="python benchmarks/ladder.py",
+    )  # fmt: skip
+    harness.run(f"ladder-{device.type}", __file__, cases, protocol, arguments.only)

@@ -90,30 +90,34 @@ def learning(build: Any) -> Any:
         return build()
 
 
+def measured(build: Any, source: str, size: int, device: torch.device) -> list[dict[str, Any]]:
+    """The arms of one kind of work on one model, against the first of them."""
+    torch.manual_seed(0)
+    model = load_model(source, (size, size)).model.to(device)
+    if source in BLOCKS:
+        model.blocks = model.blocks[: BLOCKS[source]]
+    with fused(model):
+        rows = harness.measure(build(model, size), 45.0, f"{source} {size} px", device, most=5)
+    harness.speedups(rows, rows[0]["arm"])
+    at = {"model": source, "blocks": len(model.blocks), "resolution": name((size, size))}
+    return [at | row | ({"cost": 1 / row["speedup"]} if "speedup" in row else {}) for row in rows]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
     harness.limit_memory()
-    rows = []
     cases = [(distillation, *case) for case in DISTILLED] + [(calibration, *case) for case in CALIBRATED]
-    for build, source, size in cases:
-        torch.manual_seed(0)
-        model = load_model(source, (size, size)).model.to(device)
-        if source in BLOCKS:
-            model.blocks = model.blocks[: BLOCKS[source]]
-        arms = build(model, size)
-        with fused(model):
-            found = harness.measure(arms, 45.0, f"{source} {size} px", device, most=5)
-        at = {
-            "work": build.__name__,
-            "model": source,
-            "blocks": len(model.blocks),
-            "resolution": name((size, size)),
-        }
-        harness.speedups(found, found[0]["arm"])
-        rows += [at | row | {"cost": 1 / row["speedup"]} for row in found if "speedup" in row]
-        protocol = timing.protocol(
-            device, torch.float32, batch=1, weights="random", command="python benchmarks/preparing.py"
-        )
-        harness.save(f"preparing-{device.type}", __file__, {"protocol": protocol, "rows": rows})
+    protocol = timing.protocol(
+        device, torch.float32, batch=1, weights="random", command="python benchmarks/preparing.py"
+    )
+    harness.run(
+        f"preparing-{device.type}",
+        __file__,
+        {
+            f"{build.__name__}, {source} {size} px": partial(measured, build, source, size, device)
+            for build, source, size in cases
+        },
+        protocol,
+    )

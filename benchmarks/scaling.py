@@ -1,15 +1,16 @@
 """How the cost of one attention module grows from 1 K to 64 K tokens, and the exponent of each way.
 
 `python benchmarks/scaling.py` writes benchmarks/results/scaling-<device>.json.  The exponent is the
-slope of log(latency) over log(tokens) over all sizes measured, by least squares.
+slope of log(latency) over log(tokens) from 4 K tokens on, by least squares.
 """
 
 import argparse
-import math
+from functools import partial
 from typing import Any
 
 import harness
 import torch
+from speed_tables import exponent
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -25,9 +26,9 @@ from timm.models.vision_transformer import Block  # noqa: E402
 
 DIM, HEADS, PREFIX = 384, 6, 1
 TOKENS = (1024, 2048, 4096, 8192, 16384, 32768, 65536)
-FITTED_FROM, BUDGET_S = 1024, 6.0
+FITTED_FROM, BUDGET_S = 4096, 6.0  # below, linear layers and the calls themselves weigh too much
 ARMS = ("dense", "keep 1/8", "keep 512 tokens")
-TOO_LONG_S = 5.0  # a dense pass of one module that would take longer is not measured
+TOO_LONG_S = 100.0  # a dense pass of one module that would take longer is not measured
 
 
 def arms_for(block: Any, tokens: int, device: torch.device) -> dict[str, harness.Build]:
@@ -53,15 +54,6 @@ def arms_for(block: Any, tokens: int, device: torch.device) -> dict[str, harness
     return {name: lambda call=call: call for name, call in calls.items()}
 
 
-def exponent(rows: list[dict[str, Any]], arm: str) -> float:
-    """d log(latency) / d log(tokens)."""
-    own = [r for r in rows if r["arm"] == arm and r["tokens"] >= FITTED_FROM and "latency_ms" in r]
-    x, y = ([math.log(r[key]) for r in own] for key in ("tokens", "latency_ms"))
-    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
-    over = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
-    return over / sum((a - mean_x) ** 2 for a in x)
-
-
 def plot(rows: list[dict[str, Any]], exponents: dict[str, float], path: str) -> None:
     """Latency over tokens, both logarithmic."""
     from matplotlib.figure import Figure
@@ -83,28 +75,30 @@ def plot(rows: list[dict[str, Any]], exponents: dict[str, float], path: str) -> 
     save_figure(figure, harness.RESULTS / path)
 
 
+def measured(block: Any, tokens: int, device: torch.device) -> list[dict[str, Any]]:
+    """The arms at one number of tokens."""
+    work = (4 * tokens**2 * DIM + 8 * tokens * DIM**2) / 1e9
+    if harness.attention_s(work, device) > TOO_LONG_S:
+        hole = f"a dense pass takes more than {TOO_LONG_S:.0f} s here"
+        return [{"tokens": tokens, "arm": arm, "hole": hole} for arm in ARMS]
+    with torch.inference_mode():
+        arms = arms_for(block, tokens, device)
+    rows = harness.measure(arms, BUDGET_S, f"{tokens} tokens", device)
+    harness.speedups(rows, ARMS[0])
+    return [{"tokens": tokens} | row for row in rows]
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
     harness.limit_memory()
     torch.manual_seed(0)
-    block, rows = Block(DIM, HEADS, qkv_bias=True).eval().to(device), []
-    for tokens in TOKENS:
-        dense = [r.get("latency_ms", float("inf")) for r in rows if r["arm"] == "dense"]
-        if dense and 4 * dense[-1] / 1e3 > TOO_LONG_S:  # twice the tokens, four times the work
-            rows += [{"tokens": tokens, "arm": arm, "hole": f"over {TOO_LONG_S:.0f} s"} for arm in ARMS]
-            continue
-        with torch.inference_mode():
-            arms = arms_for(block, tokens, device)
-        found = harness.measure(arms, BUDGET_S, f"{tokens} tokens", device, least=1)
-        harness.speedups(found, "dense")
-        rows += [{"tokens": tokens} | row for row in found]
-        exponents = {arm: exponent(rows, arm) for arm in arms} if tokens > FITTED_FROM else {}
-        protocol = timing.protocol(
-            device, torch.float32, model="ViT-S attention module", batch=1,
-            fitted_from=FITTED_FROM, command="python benchmarks/scaling.py",
-        )  # fmt: skip
-    result = {"protocol": protocol, "exponents": exponents, "rows": rows}
-    harness.save(f"scaling-{device.type}", __file__, result)
-    plot(rows, exponents, f"scaling-{device.type}.svg")
+    block = Block(DIM, HEADS, qkv_bias=True).eval().to(device)
+    protocol = timing.protocol(
+        device, torch.float32, model="ViT-S attention module", batch=1,
+        fitted_from=FITTED_FROM, command="python benchmarks/scaling.py",
+    )  # fmt: skip
+    cases = {f"{n} tokens": partial(measured, block, n, device) for n in TOKENS}
+    rows = harness.run(f"scaling-{device.type}", __file__, cases, protocol)
+    plot(rows, {arm: exponent(rows, arm, FITTED_FROM) for arm in ARMS}, f"scaling-{device.type}.svg")

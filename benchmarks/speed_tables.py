@@ -1,5 +1,6 @@
 """The tables of docs/speed.md and of the README's speed section."""
 
+import math
 from typing import Any
 
 from markdown import rows, setting
@@ -25,7 +26,14 @@ def attention(result: dict[str, Any]) -> str:
                 *(f"{speed[arm]:.2f}x" for arm in arms[1:]),
             ]
         )  # fmt: skip
-    return setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(header, lines)
+    return made(result) + "\n\n" + rows(header, lines)
+
+
+def made(result: dict[str, Any], *more: str) -> str:
+    """The setting of a result whose cases may be of several revisions."""
+    revisions = sorted({row["revision"] for row in result["rows"]})
+    protocol = result["protocol"] | {"revision": " and ".join(revisions)}
+    return setting(protocol, repeats_of(result["rows"]), *more)
 
 
 def repeats_of(found: list[dict[str, Any]]) -> str:
@@ -51,7 +59,7 @@ def tiles(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]  # fmt: skip
     header = ["", "tokens", "kept", "latency", "quartiles", "of the count nearest 1/8"]
-    return setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(header, lines)
+    return made(result) + "\n\n" + rows(header, lines)
 
 
 def module_profile(result: dict[str, Any]) -> str:
@@ -122,7 +130,7 @@ def ladder(result: dict[str, Any]) -> str:
                 f"{row['peak_memory_mb']:.0f} MB",
             ]
         )  # fmt: skip
-    note = setting(result["protocol"], repeats_of(result["rows"]), "random weights: only speed is meant")
+    note = made(result, "random weights: only speed is meant")
     return note + "\n\n" + rows(header, lines)
 
 
@@ -151,13 +159,22 @@ def ladder_short(result: dict[str, Any]) -> str:
             else:
                 line.append(f"{found['speedup']:.2f}x" if "speedup" in found else HOLE)
         lines.append(line)
-    note = setting(result["protocol"], repeats_of(result["rows"]), "random weights: only speed is meant")
+    note = made(result, "random weights: only speed is meant")
     return note + "\n\n" + rows(["model", "picture", "batch", "dense", *rungs], lines)
+
+
+def exponent(rows: list[dict[str, Any]], arm: str, start: int) -> float:
+    """d log(latency) / d log(tokens) of an arm over the sizes from `start` on."""
+    own = [r for r in rows if r["arm"] == arm and r["tokens"] >= start and "latency_ms" in r]
+    x, y = ([math.log(r[key]) for r in own] for key in ("tokens", "latency_ms"))
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    over = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return over / sum((a - mean_x) ** 2 for a in x)
 
 
 def scaling(result: dict[str, Any]) -> str:
     """Latency of a module by tokens, and the exponents."""
-    arms = list(result["exponents"])
+    arms = list(dict.fromkeys(row["arm"] for row in result["rows"]))
     counts = sorted({row["tokens"] for row in result["rows"]})
     found = {(row["tokens"], row["arm"]): row for row in result["rows"]}
 
@@ -169,10 +186,9 @@ def scaling(result: dict[str, Any]) -> str:
 
     lines = [[str(n), *(cell(n, arm) for arm in arms)] for n in counts]
     start = result["protocol"]["fitted_from"]
-    lines.append([f"exponent, from {start}", *(f"{result['exponents'][arm]:.2f}" for arm in arms)])
-    return (
-        setting(result["protocol"], repeats_of(result["rows"])) + "\n\n" + rows(["tokens", *arms], lines)
-    )
+    slopes = (f"{exponent(result['rows'], arm, start):.2f}" for arm in arms)
+    lines.append([f"exponent, from {start}", *slopes])
+    return made(result) + "\n\n" + rows(["tokens", *arms], lines)
 
 
 def preparing(result: dict[str, Any]) -> str:
@@ -184,5 +200,5 @@ def preparing(result: dict[str, Any]) -> str:
         ]
         for row in result["rows"]
     ]  # fmt: skip
-    note = setting(result["protocol"], repeats_of(result["rows"]))
+    note = made(result)
     return note + "\n\n" + rows(["model", "picture", "", "time", "of the first row"], lines)

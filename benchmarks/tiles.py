@@ -4,6 +4,7 @@
 """
 
 import argparse
+from functools import partial
 
 import harness
 import torch
@@ -22,6 +23,7 @@ BUDGET_S = 30.0
 
 def measured(name: str, tokens: int, counts: tuple[int, ...], device: torch.device) -> list[dict]:
     """A row for each count; `against` is its time as a share of that of the count nearest an eighth."""
+    torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS[name], tokens, 64, device=device)
     arms = {str(n): lambda n=n: lambda: sparse_attention(q, k, v, n, n) for n in counts}
     rows = harness.measure(arms, BUDGET_S, f"{name} {tokens} tokens", device, most=41)
@@ -38,7 +40,6 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
     harness.limit_memory()
-    torch.manual_seed(0)
-    rows = [row for case in CASES for row in measured(*case, device)]
+    cases = {f"{case[0]} {case[1]} tokens": partial(measured, *case, device) for case in CASES}
     protocol = timing.protocol(device, torch.float32, batch=1, command="python benchmarks/tiles.py")
-    harness.save(f"tiles-{device.type}", __file__, {"protocol": protocol, "rows": rows})
+    harness.run(f"tiles-{device.type}", __file__, cases, protocol)

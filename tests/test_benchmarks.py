@@ -69,15 +69,55 @@ def test_only_what_changed_is_run_again(suite, tmp_path, monkeypatch):
     assert not is_current(script, tmp_path / "one.json")
     harness.save("one", str(script), {"rows": []})
     assert is_current(script, tmp_path / "one.json")
+    script.write_text('"""What it does."""\n1  # one')
+    assert is_current(script, tmp_path / "one.json")
     script.write_text("2")
     assert not is_current(script, tmp_path / "one.json")
 
 
+def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
+    import harness
+    from run import is_current
+
+    monkeypatch.setattr(harness, "RESULTS", tmp_path)
+    script, result = tmp_path / "one.py", tmp_path / "one.json"
+    script.write_text("1")
+    protocol = dict.fromkeys(harness.MACHINE, "this")
+    done = []
+
+    def case(name, fails=False):
+        def measured():
+            if fails:
+                raise KeyboardInterrupt
+            done.append(name)
+            return [{"arm": name}]
+
+        return measured
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.run("one", str(script), {"a": case("a"), "b": case("b", fails=True)}, protocol)
+    assert not is_current(script, result)  # it has one of two cases
+    cases = {name: case(name) for name in "ab"}
+    rows = harness.run("one", str(script), cases, protocol)
+    assert done == ["a", "b"]
+    assert [row["case"] for row in rows] == ["a", "b"]
+    assert is_current(script, result)
+
+    script.write_text("2")
+    harness.run("one", str(script), cases, protocol, only="b")
+    assert done == ["a", "b", "b"]
+    assert not is_current(script, result)  # "a" is still of what was there before
+    rows = harness.run("one", str(script), {"a": case("a", fails=True), "b": cases["b"]},
+                       protocol | {"machine": "another"}, only="b")  # fmt: skip
+    assert [row["case"] for row in rows] == ["b"]  # no row of one machine beside those of another
+
+
 def test_the_exponent_of_a_power_is_the_power(suite):
-    from scaling import exponent
+    from speed_tables import exponent
 
     rows = [{"arm": "a", "tokens": n, "latency_ms": 3 * n**1.7} for n in (4096, 8192, 65536)]
-    assert exponent(rows, "a") == pytest.approx(1.7)
+    rows.append({"arm": "a", "tokens": 1024, "latency_ms": 99.0})  # too small to be fitted
+    assert exponent(rows, "a", 4096) == pytest.approx(1.7)
 
 
 def test_tables_show_the_holes(suite):
@@ -89,7 +129,7 @@ def test_tables_show_the_holes(suite):
         "dtype": "float32",
         "versions": {"torch": "2", "timm": "1"},
     }
-    at = {"model": "timm:vit", "resolution": "518x518", "batch": 1}
+    at = {"model": "timm:vit", "resolution": "518x518", "batch": 1, "revision": "abc"}
     measured = {"latency_ms": 10.0, "latency_q1_ms": 9.0, "latency_q3_ms": 11.0, "peak_memory_mb": 1.0}
     rows = [
         at | measured | {"arm": "dense, SDPA", "speedup": 1.0, "repeats": 3},
@@ -98,6 +138,7 @@ def test_tables_show_the_holes(suite):
     table = speed_tables.ladder({"protocol": protocol, "rows": rows})
     assert "needs an NVIDIA GPU" in table
     assert "medians of 3 to 3" in table
+    assert "at abc" in table
 
 
 def test_results_name_their_revision_and_machine():
