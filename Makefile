@@ -23,19 +23,6 @@ check: setup
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
 	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/swin/run.py
-	$(BIN)/python benchmarks/encoder/routing.py
-	$(BIN)/python benchmarks/spot.py
-	$(BIN)/sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json
-	cp runs/demo/analysis.json benchmarks/results/analysis-demo.json
-	$(BIN)/sparsight optimize demo --max-loss 1 --max-images 32 --start src/sparsight/demo/weights/distilled \
-		--out runs/search
-	cp runs/search/front.json benchmarks/results/search-demo.json
-	$(BIN)/sparsight optimize demo --max-loss 2 --max-images 32 --start benchmarks/encoder/wide \
-		--out runs/search-wide
-	cp runs/search-wide/front.json benchmarks/results/search-wide.json
-	$(BIN)/sparsight compare demo --max-images 24 --run runs/search-wide/front/05 \
-		--json benchmarks/results/compare-demo.json
 	$(BIN)/python benchmarks/render.py
 
 paper: setup

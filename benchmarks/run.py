@@ -3,15 +3,19 @@
 `python benchmarks/run.py` (or `make bench`).  To run one again all the same, remove its result.
 """
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import harness
 
+from sparsight.files import write_json
+
 HERE = Path(__file__).parent
-SUITE = {  # script -> its result
+SUITE = {  # script -> its result, which says itself what it was made from: the code that decides speed
     "attention.py": "attention-cpu",
     "tiles.py": "tiles-cpu",
     "ladder.py": "ladder-cpu",
@@ -21,21 +25,78 @@ SUITE = {  # script -> its result
     "sam2.py": "sam2-cpu",
     "crossover.py": "crossover-cpu",
 }
+QUALITY = {  # result -> commands that make it, with all of the package
+    "swin-cpu": ("python benchmarks/swin/run.py",),
+    "routing-cpu": ("python benchmarks/encoder/routing.py",),
+    "spot-cpu": ("python benchmarks/spot.py",),
+    "demo-cpu": (
+        "sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json",
+        "cp runs/demo/analysis.json benchmarks/results/analysis-demo.json",
+    ),
+    "search-demo": (
+        "sparsight optimize demo --max-loss 1 --max-images 32"
+        " --start src/sparsight/demo/weights/distilled --out runs/search",
+        "cp runs/search/front.json benchmarks/results/search-demo.json",
+    ),
+    "search-wide": (
+        "sparsight optimize demo --max-loss 2 --max-images 32 --start benchmarks/encoder/wide"
+        " --out runs/search-wide",
+        "cp runs/search-wide/front.json benchmarks/results/search-wide.json",
+    ),
+    "compare-demo": (
+        "sparsight compare demo --max-images 24 --run runs/search-wide/front/05"
+        " --json benchmarks/results/compare-demo.json",
+    ),
+}
+NO_FIGURES = ("cli", "explore", "report")  # parts of the package that decide none
 
 
-def is_current(script: Path, result: Path) -> bool:
+def is_current(digest: str, result: Path) -> bool:
     """Whether a result was made from what is here now."""
-    if not result.exists():
-        return False
-    return json.loads(result.read_text()).get("made_from") == harness.made_from(script)
+    return result.exists() and json.loads(result.read_text()).get("made_from") == digest
+
+
+def of_package(commands: tuple[str, ...]) -> str:
+    """A digest of the whole package with its weights, the commands, and the scripts they name."""
+    digest = hashlib.sha256(harness.made_from(harness.__file__).encode())
+    package = harness.ROOT / "src" / "sparsight"
+    files = [
+        file
+        for file in sorted(package.rglob("*"))
+        if file.is_file()
+        and "__pycache__" not in file.parts
+        and file.relative_to(package).parts[0] not in NO_FIGURES
+    ]
+    for command in commands:
+        digest.update(command.encode())
+        files += [file for word in command.split() if (file := harness.ROOT / word).suffix == ".py"]
+    for file in files:
+        digest.update(harness.code_of(file).encode() if file.suffix == ".py" else file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def made(commands: tuple[str, ...], result: Path) -> bool:
+    """Run commands one after another, and note in their result what it was made from."""
+    here = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    for command in commands:
+        if subprocess.run(command.split(), cwd=harness.ROOT, env=here, check=False).returncode:
+            return False
+    write_json(result, {"made_from": of_package(commands)} | json.loads(result.read_text()))
+    return True
 
 
 if __name__ == "__main__":
     failed = []
     for script, name in SUITE.items():
-        if is_current(HERE / script, harness.RESULTS / f"{name}.json"):
-            print(f"{script}: up to date")
+        if is_current(harness.made_from(HERE / script), harness.RESULTS / f"{name}.json"):
+            print(f"{name}: up to date")
         elif subprocess.run([sys.executable, str(HERE / script)], check=False).returncode:
-            failed.append(script)  # what it measured until then is saved; the others still run
+            failed.append(name)  # what it measured until then is saved; the others still run
+    for name, commands in QUALITY.items():
+        result = harness.RESULTS / f"{name}.json"
+        if is_current(of_package(commands), result):
+            print(f"{name}: up to date")
+        elif not made(commands, result):
+            failed.append(name)
     if failed:
         sys.exit(f"did not finish: {', '.join(failed)}")

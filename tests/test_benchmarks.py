@@ -64,15 +64,41 @@ def test_only_what_changed_is_run_again(suite, tmp_path, monkeypatch):
     from run import is_current
 
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
-    script = tmp_path / "one.py"
+    script, result = tmp_path / "one.py", tmp_path / "one.json"
     script.write_text("1")
-    assert not is_current(script, tmp_path / "one.json")
+    assert not is_current(harness.made_from(script), result)
     harness.save("one", str(script), {"rows": []})
-    assert is_current(script, tmp_path / "one.json")
+    assert is_current(harness.made_from(script), result)
     script.write_text('"""What it does."""\n1  # one')
-    assert is_current(script, tmp_path / "one.json")
+    assert is_current(harness.made_from(script), result)
     script.write_text("2")
-    assert not is_current(script, tmp_path / "one.json")
+    assert not is_current(harness.made_from(script), result)
+
+
+def test_commands_are_run_again_when_anything_they_use_changes(suite, tmp_path, monkeypatch):
+    import harness
+    import run
+
+    monkeypatch.setattr(harness, "ROOT", tmp_path)
+    for place in ("src/sparsight/ops/one.py", "src/sparsight/report/page.py", "constraints.txt"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("1")
+    monkeypatch.setattr(harness, "SPEED_DECIDERS", ("ops",))
+    weights, result = tmp_path / "src/sparsight/weights.safetensors", tmp_path / "result.json"
+    weights.write_bytes(b"1")
+    (tmp_path / "work.py").write_text("print(open('result.json', 'w').write('{\"rows\": [1]}'))")
+    commands = ("python work.py",)
+    assert run.made(commands, result)
+    assert json.loads(result.read_text())["rows"] == [1]
+    assert run.is_current(run.of_package(commands), result)
+    (tmp_path / "src/sparsight/report/page.py").write_text("2")  # decides no figure
+    assert run.is_current(run.of_package(commands), result)
+    for changed in (weights, tmp_path / "src/sparsight/ops/one.py", tmp_path / "work.py"):
+        changed.write_text("2")
+        assert not run.is_current(run.of_package(commands), result)
+        changed.write_text("1" if changed != tmp_path / "work.py" else "raise SystemExit(1)")
+    assert not run.made(commands, result)  # what failed does not count as made
+    assert not run.is_current(run.of_package(commands), result)
 
 
 def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
@@ -96,17 +122,17 @@ def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         harness.run("one", str(script), {"a": case("a"), "b": case("b", fails=True)}, protocol)
-    assert not is_current(script, result)  # it has one of two cases
+    assert not is_current(harness.made_from(script), result)  # it has one of two cases
     cases = {name: case(name) for name in "ab"}
     rows = harness.run("one", str(script), cases, protocol)
     assert done == ["a", "b"]
     assert [row["case"] for row in rows] == ["a", "b"]
-    assert is_current(script, result)
+    assert is_current(harness.made_from(script), result)
 
     script.write_text("2")
     harness.run("one", str(script), cases, protocol, only="b")
     assert done == ["a", "b", "b"]
-    assert not is_current(script, result)  # "a" is still of what was there before
+    assert not is_current(harness.made_from(script), result)  # "a" is still of what was there before
     rows = harness.run("one", str(script), {"a": case("a", fails=True), "b": cases["b"]},
                        protocol | {"machine": "another"}, only="b")  # fmt: skip
     assert [row["case"] for row in rows] == ["b"]  # no row of one machine beside those of another
