@@ -1,7 +1,7 @@
 """Render the tables of README.md and docs/ from benchmarks/results/ and the registry of families.
 
-`python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`;
-with `--check` it changes nothing and fails if a page is not up to date.
+`python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`
+and draws the pictures; with `--check` it changes nothing and fails if a page is not up to date.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import plots
 import speed_tables as speed
 from markdown import rows, setting
 from paper import tables as paper
@@ -388,5 +389,7 @@ if __name__ == "__main__":
             stale.append(page.name)
             if not check:
                 page.write_text(new, encoding="utf-8")
+    if not check and (result := RESULTS / "scaling-cpu.json").exists():
+        plots.scaling(result, result.with_suffix(".svg"))
     if check and stale:
         sys.exit(f"not up to date, run python benchmarks/render.py: {', '.join(stale)}")

@@ -1,7 +1,7 @@
-"""How the cost of one attention module grows from 1 K to 64 K tokens, and the exponent of each way.
+"""How the cost of one attention module grows from 1 K to 64 K tokens.
 
-`python benchmarks/scaling.py` writes benchmarks/results/scaling-<device>.json.  The exponent is the
-slope of log(latency) over log(tokens) from 4 K tokens on, by least squares.
+`python benchmarks/scaling.py` writes benchmarks/results/scaling-<device>.json; speed_tables.py fits the
+exponents, and plots.py draws them.
 """
 
 import argparse
@@ -10,7 +10,6 @@ from typing import Any
 
 import harness
 import torch
-from speed_tables import exponent
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -54,27 +53,6 @@ def arms_for(block: Any, tokens: int, device: torch.device) -> dict[str, harness
     return {name: lambda call=call: call for name, call in calls.items()}
 
 
-def plot(rows: list[dict[str, Any]], exponents: dict[str, float], path: str) -> None:
-    """Latency over tokens, both logarithmic."""
-    from matplotlib.figure import Figure
-
-    from sparsight.report.chart import COLOURS, MARKERS
-    from sparsight.report.figures import save_figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    for place, (arm, slope) in enumerate(exponents.items()):
-        own = [row for row in rows if row["arm"] == arm and "latency_ms" in row]
-        axes.loglog(
-            [row["tokens"] for row in own], [row["latency_ms"] for row in own], base=2,
-            color=COLOURS[place], marker=MARKERS[place], label=f"{arm}: exponent {slope:.2f}",
-        )  # fmt: skip
-    axes.set(xlabel="tokens", ylabel="latency of one ViT-S attention module (ms)")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    save_figure(figure, harness.RESULTS / path)
-
-
 def measured(block: Any, tokens: int, device: torch.device) -> list[dict[str, Any]]:
     """The arms at one number of tokens."""
     work = (4 * tokens**2 * DIM + 8 * tokens * DIM**2) / 1e9
@@ -100,5 +78,4 @@ if __name__ == "__main__":
         fitted_from=FITTED_FROM, command="python benchmarks/scaling.py",
     )  # fmt: skip
     cases = {f"{n} tokens": partial(measured, block, n, device) for n in TOKENS}
-    rows = harness.run(f"scaling-{device.type}", __file__, cases, protocol)
-    plot(rows, {arm: exponent(rows, arm, FITTED_FROM) for arm in ARMS}, f"scaling-{device.type}.svg")
+    harness.run(f"scaling-{device.type}", __file__, cases, protocol)
