@@ -225,11 +225,16 @@ def test_in_a_browser(tmp_path):
 
         wait.until(opened)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "input[type=file]"))
+        wait.until(lambda d: "features moved" in text("told-A"))  # it opens with a picture
         upload = driver.find_element(By.CSS_SELECTOR, "input[type=file]")
         upload.send_keys(str(tmp_path / "dropped.png"))
-        wait.until(lambda d: "features moved" in text("told-A"))
-        wait.until(lambda d: "features moved" in text("told-B"))  # both sides follow the picture
-        assert "dropped" in driver.find_element(By.CSS_SELECTOR, "#images-A img").get_attribute("alt")
+        for side in "AB":  # both sides follow the picture
+            wait.until(
+                lambda d, side=side: (
+                    "dropped"
+                    in d.find_element(By.CSS_SELECTOR, f"#images-{side} img").get_attribute("alt")
+                )
+            )
         assert list((tmp_path / "uploads").rglob("dropped.png"))  # deleted at the end: see `served`
         before = text("told-A")
         slider = driver.find_element(By.CSS_SELECTOR, "input[type=range]")

@@ -133,6 +133,12 @@ def test_other_versions_and_damage_are_told(run, tmp_path):
     assert "not UTF-8 ?.png" in page
 
 
+def test_settings_of_other_methods_are_words(tmp_path):
+    save_plan(sparsight.Plan(method=sparsight.SPOT(stages=(3, 4, 9), rho=0.65)), tmp_path)
+    page = text_of(write_report(tmp_path))
+    assert "Method: spot, with hidden 32; history 1; rho 0.65; sample 32; stages 3-4, 9." in page
+
+
 def test_settings_side_by_side_have_their_quality(tmp_path):
     protocol = {"machine": "m", "dtype": "float32", "threads": 2, "versions": {"torch": "2"}}
     same = {"quality_name": "mIoU", "relative_error": 0.1, "relative_error_worst": 0.2}

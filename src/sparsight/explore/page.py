@@ -53,7 +53,7 @@ def build(session: Session) -> Any:
             # By key or by mouse; while one is computed, only the latest of the next is kept.
             gr.on(
                 [*(c.change for c in controls[:3]), button.click, dropped.change, chosen.change,
-                 layer.change],
+                 layer.change, *([app.load] if names else [])],
                 show, inputs, outputs, concurrency_limit=1, concurrency_id="model",
                 trigger_mode="always_last",
             )  # fmt: skip

@@ -166,7 +166,12 @@ def _done(run: Run, answer: Answer) -> None:
     elif method == "sparsevit":
         answer.done.append("Windows of small activations skip whole blocks; see the pictures.")
     else:
-        answer.done.append(f"Method: {method}; settings: {config}.")
+        settings = [
+            f"{key.replace('_', ' ')} {_told(value)}"
+            for key, value in config.items()
+            if value and key != "min_tokens"
+        ]
+        answer.done.append(f"Method: {method}, with {'; '.join(settings)}.")
     if config.get("min_tokens"):
         answer.done.append(f"Pictures of fewer than {config['min_tokens']} tokens run dense.")
     answer.done += [reason[0].upper() + reason[1:] + "." for reason in run.plan.get("reasons", ())]
@@ -190,6 +195,14 @@ def spans(layers: list[int]) -> str:
         else:
             parts.append([layer])
     return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
+
+
+def _told(value: Any) -> str:
+    """A setting in words: whole runs of layers as spans, numbers short."""
+    if isinstance(value, list):
+        whole = all(isinstance(n, int) for n in value)
+        return spans(value) if whole else ", ".join(map(_told, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _percent(value: Any) -> str:
