@@ -50,15 +50,16 @@ def repeats_of(found: list[dict[str, Any]]) -> str:
 
 
 def tiles(result: dict[str, Any]) -> str:
-    """The core at neighbouring kept counts."""
+    """The core at several kept counts."""
     lines = [
         [
             row["model"], str(row["tokens"]), str(row["kept"]), f"{row['latency_ms']:.1f} ms",
-            f"{row['latency_q1_ms']:.1f} to {row['latency_q3_ms']:.1f}", f"{100 * row['against']:.1f} %",
+            f"{row['latency_q1_ms']:.1f} to {row['latency_q3_ms']:.1f}", f"{row['speedup']:.2f}x",
+            f"{row['limit']:.2f}x", f"{100 * row['speedup'] / row['limit']:.0f} %",
         ]
         for row in result["rows"]
     ]  # fmt: skip
-    header = ["", "tokens", "kept", "latency", "quartiles", "of the count nearest 1/8"]
+    header = ["", "tokens", "kept", "latency", "quartiles", "speedup", "limit", "of the limit"]
     return made(result) + "\n\n" + rows(header, lines)
 
 

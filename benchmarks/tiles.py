@@ -1,4 +1,4 @@
-"""The sparse attention core at neighbouring kept counts: why `kept_count` rounds as it does.
+"""The sparse attention core at several kept counts: its share of the limit, and why counts are rounded.
 
 `python benchmarks/tiles.py` writes benchmarks/results/tiles-<device>.json.
 """
@@ -8,31 +8,32 @@ from functools import partial
 
 import harness
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.ops.attention import sparse_attention
 from sparsight.stages import timing
 
 HEADS = {"ViT-S": 6, "ViT-L": 16}
-CASES = (  # name, tokens, counts around an eighth of them
+CASES = (  # name, tokens, kept counts: an eighth and its neighbours
     ("ViT-S", 1370, (128, 160, 171, 192, 224)),
     ("ViT-S", 5477, (640, 685, 704, 768, 832)),
     ("ViT-L", 5477, (640, 685, 704, 768, 832)),
+    ("ViT-S", 16385, (2048,)),
 )
-BUDGET_S = 30.0
+DENSE, BUDGET_S = "dense", 60.0
 
 
 def measured(name: str, tokens: int, counts: tuple[int, ...], device: torch.device) -> list[dict]:
-    """A row for each count; `against` is its time as a share of that of the count nearest an eighth."""
+    """A row for the dense core and for each count; `limit` is what the FLOPs of a count allow."""
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS[name], tokens, 64, device=device)
-    arms = {str(n): lambda n=n: lambda: sparse_attention(q, k, v, n, n) for n in counts}
+    arms = {DENSE: lambda: lambda: scaled_dot_product_attention(q, k, v)}
+    arms |= {str(n): lambda n=n: lambda: sparse_attention(q, k, v, n, n) for n in counts}
     rows = harness.measure(arms, BUDGET_S, f"{name} {tokens} tokens", device, most=41)
-    nearest = str(min(counts, key=lambda n: abs(n - tokens / 8)))
-    harness.speedups(rows, nearest)
-    return [
-        {"model": name, "tokens": tokens, "kept": int(row["arm"]), "against": 1 / row["speedup"]} | row
-        for row in rows
-    ]
+    harness.speedups(rows, DENSE)
+    for row, kept in zip(rows, (tokens, *counts), strict=True):
+        row |= {"kept": kept, "limit": 1 / (1 - (1 - kept / tokens) ** 2)}
+    return [{"model": name, "tokens": tokens} | row for row in rows]
 
 
 if __name__ == "__main__":
