@@ -42,7 +42,7 @@ CASES = (
     Case("demo", 1024, arms="all with peers"),
     Case("timm:vit_small_patch14_dinov2", 518, arms="all with peers"),
     Case("timm:vit_small_patch14_dinov2", 518, 8),
-    Case("timm:vit_small_patch14_dinov2", 1036, arms="all", budget_s=240),
+    Case("timm:vit_small_patch14_dinov2", 1036, arms="all", budget_s=480),
     Case("timm:vit_base_patch14_dinov2", 518, arms="all"),
     Case("timm:vit_large_patch14_dinov2", 518),
     Case("timm:vit_large_patch14_clip_336", 518),
