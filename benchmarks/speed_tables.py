@@ -100,39 +100,34 @@ def peers(result: dict[str, Any]) -> str:
 
 
 def ladder(result: dict[str, Any]) -> str:
-    """Every rung of every model, with its holes."""
+    """Every rung of every model, with its holes; "by FLOPs" is the speedup if all work were alike."""
     header = [
-        "model",
-        "picture",
-        "batch",
-        "",
-        "latency",
-        "quartiles",
-        "speedup",
-        "GFLOPs",
+        "model", "picture", "batch", "", "latency", "quartiles", "speedup", "by FLOPs", "GFLOPs",
         "peak memory",
-    ]
+    ]  # fmt: skip
+    dense = {
+        row["case"]: row["gflops"]
+        for row in result["rows"]
+        if row["arm"] == "dense, SDPA" and "gflops" in row
+    }
     lines = []
     for row in result["rows"]:
-        at = [
-            f"`{row['model'].removeprefix('timm:')}`",
-            row["resolution"],
-            str(row["batch"]),
-            row["arm"],
-        ]
+        name = f"`{row['model'].removeprefix('timm:')}`"
+        at = [name, row["resolution"], str(row["batch"]), row["arm"]]
         if "hole" in row:
-            lines.append([*at, HOLE, HOLE, row["hole"], HOLE, HOLE])
+            lines.append([*at, HOLE, HOLE, row["hole"], HOLE, HOLE, HOLE])
             continue
+        work = [HOLE, HOLE]
+        if "gflops" in row:
+            work = [f"{dense[row['case']] / row['gflops']:.2f}x", f"{row['gflops']:.0f}"]
         lines.append(
             [
                 *at, f"{row['latency_ms']:.0f} ms",
                 f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}",
-                f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}" if "gflops" in row else HOLE,
-                f"{row['peak_memory_mb']:.0f} MB",
+                f"{row['speedup']:.2f}x", *work, f"{row['peak_memory_mb']:.0f} MB",
             ]
         )  # fmt: skip
-    note = made(result, "random weights: only speed is meant")
-    return note + "\n\n" + rows(header, lines)
+    return made(result, "random weights: only speed is meant") + "\n\n" + rows(header, lines)
 
 
 def ladder_short(result: dict[str, Any]) -> str:

@@ -155,16 +155,18 @@ def test_tables_show_the_holes(suite):
         "dtype": "float32",
         "versions": {"torch": "2", "timm": "1"},
     }
-    at = {"model": "timm:vit", "resolution": "518x518", "batch": 1, "revision": "abc"}
+    at = {"model": "timm:vit", "resolution": "518x518", "batch": 1, "revision": "abc", "case": "c"}
     measured = {"latency_ms": 10.0, "latency_q1_ms": 9.0, "latency_q3_ms": 11.0, "peak_memory_mb": 1.0}
     rows = [
-        at | measured | {"arm": "dense, SDPA", "speedup": 1.0, "repeats": 3},
+        at | measured | {"arm": "dense, SDPA", "speedup": 1.0, "repeats": 3, "gflops": 9.0},
+        at | measured | {"arm": "sparse", "speedup": 1.4, "repeats": 3, "gflops": 6.0},
         at | {"arm": "routed, CUDA graph", "hole": "needs an NVIDIA GPU"},
     ]
     table = speed_tables.ladder({"protocol": protocol, "rows": rows})
     assert "needs an NVIDIA GPU" in table
     assert "medians of 3 to 3" in table
     assert "at abc" in table
+    assert "| 1.40x | 1.50x | 6 |" in table
 
 
 def test_results_name_their_revision_and_machine():
