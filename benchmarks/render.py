@@ -329,6 +329,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attention": ("attention-cpu.json", speed.attention),
     "module-profile": ("attention-cpu.json", speed.module_profile),
     "attention-peers": ("attention-cpu.json", speed.peers),
+    "shares": ("shares-cpu.json", speed.shares),
     "tiles": ("tiles-cpu.json", speed.tiles),
     "ladder": ("ladder-cpu.json", speed.ladder),
     "ladder-short": ("ladder-cpu.json", speed.ladder_short),

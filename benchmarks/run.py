@@ -19,6 +19,7 @@ SUITE = {  # script -> its result, which says itself what it was made from: the 
     "attention.py": "attention-cpu",
     "tiles.py": "tiles-cpu",
     "ladder.py": "ladder-cpu",
+    "shares.py": "shares-cpu",
     "scaling.py": "scaling-cpu",
     "preparing.py": "preparing-cpu",
     "memory.py": "memory-cpu",

@@ -130,6 +130,20 @@ def ladder(result: dict[str, Any]) -> str:
     return made(result, "random weights: only speed is meant") + "\n\n" + rows(header, lines)
 
 
+def shares(result: dict[str, Any]) -> str:
+    """Where the time goes, one column for each kind of work."""
+    kinds = list(result["rows"][0]["spent_ms"])
+    lines = [
+        [row["arm"], f"{row['latency_ms']:.0f} ms", *(f"{ms:.0f} ms" for ms in row["spent_ms"].values())]
+        for row in result["rows"]
+    ]
+    first = result["rows"][0]
+    note = made(
+        result, f"{first['model'].removeprefix('timm:')} at {first['resolution']}, random weights"
+    )
+    return note + "\n\n" + rows(["", "latency", *kinds], lines)
+
+
 def ladder_short(result: dict[str, Any]) -> str:
     """One line for each model and size: the rungs side by side."""
     rungs = {
