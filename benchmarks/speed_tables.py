@@ -46,7 +46,8 @@ def repeats_of(found: list[dict[str, Any]]) -> str:
             if "repeats" in arm
         }
     )
-    return f"medians of {counts[0]} to {counts[-1]} interleaved repeats"
+    spread = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"medians of {spread} interleaved repeats"
 
 
 def tiles(result: dict[str, Any]) -> str:

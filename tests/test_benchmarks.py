@@ -164,7 +164,7 @@ def test_tables_show_the_holes(suite):
     ]
     table = speed_tables.ladder({"protocol": protocol, "rows": rows})
     assert "needs an NVIDIA GPU" in table
-    assert "medians of 3 to 3" in table
+    assert "medians of 3 interleaved" in table
     assert "at abc" in table
     assert "| 1.40x | 1.50x | 6 |" in table
 
