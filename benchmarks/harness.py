@@ -79,8 +79,12 @@ def measure(
     if not calls:
         return list(rows.values())
     repeats = int(min(most, max(least, budget_s // max(pass_s, 1e-3))))
-    for name, times in timing.interleave(calls, repeats, device, what).items():
-        rows[name] |= timing.summary(times) | {"repeats": repeats}
+    try:
+        times = timing.interleave(calls, repeats, device, what)
+    except Exception as error:  # memory may run out only now
+        return [{"arm": name, "hole": reason(error)} for name in rows]
+    for name in calls:
+        rows[name] |= timing.summary(times[name]) | {"repeats": repeats}
     for row in rows.values():
         told = row.get("hole") or f"{row['latency_ms']:.1f} ms"
         print(f"{what}, {row['arm']}: {told}", flush=True)
@@ -132,7 +136,7 @@ def run(
     cases: Mapping[str, Callable[[], list[dict[str, Any]]]],
     protocol: dict[str, Any],
     only: str = "",
-) -> list[dict[str, Any]]:
+) -> None:
     """Measure the cases that are not of this code yet, and save after each: what was cut off goes on.
 
     Rows say which case and revision they are of.  Cases without `only` in their name stay as they are,
@@ -154,7 +158,6 @@ def run(
             rows = [row for own in found.values() for row in own]
             whole = {"made_from": now if all(map(current, cases)) else None}
             write_json(file, whole | {"protocol": protocol, "rows": rows})
-    return [row for own in found.values() for row in own]
 
 
 def attention_s(gflops: float, device: torch.device) -> float:

@@ -32,7 +32,7 @@ def attention(result: dict[str, Any]) -> str:
 def made(result: dict[str, Any], *more: str) -> str:
     """The setting of a result whose cases may be of several revisions."""
     revisions = sorted({row["revision"] for row in result["rows"]})
-    protocol = result["protocol"] | {"revision": " and ".join(revisions)}
+    protocol = result["protocol"] | {"revision": ", ".join(revisions)}
     return setting(protocol, repeats_of(result["rows"]), *more)
 
 

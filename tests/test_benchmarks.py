@@ -51,6 +51,19 @@ def test_holes_are_recorded_and_the_others_measured(suite):
     assert by_name["twice"]["gflops"] == pytest.approx(2 * by_name["dense"]["gflops"])
 
 
+def test_memory_that_runs_out_late_is_a_hole_too(suite):
+    import harness
+
+    left = iter(range(2))  # the passes that count FLOPs and memory
+
+    def call():
+        if next(left, None) is None:
+            raise RuntimeError("can't allocate memory")
+
+    rows = harness.measure({"dense": lambda: call}, 0.01, "trial", torch.device("cpu"))
+    assert rows == [{"arm": "dense", "hole": "RuntimeError: can't allocate memory"}]
+
+
 def test_without_its_baseline_there_is_no_speedup(suite):
     import harness
 
@@ -124,17 +137,18 @@ def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
         harness.run("one", str(script), {"a": case("a"), "b": case("b", fails=True)}, protocol)
     assert not is_current(harness.made_from(script), result)  # it has one of two cases
     cases = {name: case(name) for name in "ab"}
-    rows = harness.run("one", str(script), cases, protocol)
+    harness.run("one", str(script), cases, protocol)
     assert done == ["a", "b"]
-    assert [row["case"] for row in rows] == ["a", "b"]
+    assert [row["case"] for row in json.loads(result.read_text())["rows"]] == ["a", "b"]
     assert is_current(harness.made_from(script), result)
 
     script.write_text("2")
     harness.run("one", str(script), cases, protocol, only="b")
     assert done == ["a", "b", "b"]
     assert not is_current(harness.made_from(script), result)  # "a" is still of what was there before
-    rows = harness.run("one", str(script), {"a": case("a", fails=True), "b": cases["b"]},
-                       protocol | {"machine": "another"}, only="b")  # fmt: skip
+    another = protocol | {"machine": "another"}
+    harness.run("one", str(script), cases, another, only="b")
+    rows = json.loads(result.read_text())["rows"]
     assert [row["case"] for row in rows] == ["b"]  # no row of one machine beside those of another
 
 

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Query rows per step.  On a CPU fewer make the product slow and more leave the cache; a GPU wants more
-# rows in one launch.
+# Query rows per step: on a CPU as many as keep the scores near its cache, on a GPU more in one launch.
 CHUNK_CPU, CHUNK_GPU = 64, 1024
 GOLDEN_32 = 2_654_435_769  # the golden ratio's fraction times 2^32
 
@@ -50,7 +49,7 @@ def _streamed(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float
 
 @torch.no_grad()
 def _streamed_in_place(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
-    """The same in one buffer: on a CPU, fetching new memory for each chunk costs as much as the work.
+    """The same in one buffer, where a CPU's allocator may fetch new memory for every chunk.
 
     Keys are laid out once as the product reads them, and rows are summed by a product with ones.
     """
