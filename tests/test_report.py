@@ -139,6 +139,12 @@ def test_settings_of_other_methods_are_words(tmp_path):
     assert "Method: spot, with hidden 32; history 1; rho 0.65; sample 32; stages 3-4, 9." in page
 
 
+def test_before_a_plan_no_layer_is_called_sparse(run, tmp_path):
+    (tmp_path / "analysis.json").write_text(text_of(run / "analysis.json"))
+    chart = next(c for c in charts_of(read_run(tmp_path)) if c.name == "indicator")
+    assert [series.name for series in chart.series] == ["stays dense"]
+
+
 def test_settings_side_by_side_have_their_quality(tmp_path):
     protocol = {"machine": "m", "dtype": "float32", "threads": 2, "versions": {"torch": "2"}}
     same = {"quality_name": "mIoU", "relative_error": 0.1, "relative_error_worst": 0.2}

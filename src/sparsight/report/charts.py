@@ -24,6 +24,7 @@ def by_fate(rows: list[tuple[int, float, bool]]) -> tuple[Series, ...]:
         Series(name, [n for n, _, own in rows if own is fate], [y for _, y, own in rows if own is fate],
                "bar", colour=colour)
         for name, colour, fate in (("made sparse", 0, True), ("stays dense", 6, False))
+        if any(own is fate for _, _, own in rows)
     )  # fmt: skip
 
 
