@@ -1,6 +1,7 @@
 """Shared by all tests: small random models, one for each layout the families must handle."""
 
 import os
+import signal
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download
 
@@ -164,3 +165,8 @@ SWIN_GRID = (23, 19)
 
 # Encoders with windowed and global blocks: name -> how to make a small one
 WINDOWED = {"timm_sam2": make_timm_sam2, "hf_sam2": make_hf_sam2}
+
+
+def heed_interrupts():
+    """A job in the background of a shell inherits that interrupts are ignored; a user's does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

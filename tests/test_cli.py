@@ -8,7 +8,7 @@ import time
 
 import pytest
 import torch
-from conftest import SMALL
+from conftest import SMALL, heed_interrupts
 from safetensors.torch import save_file
 from task_data import salient_folder, segmentation_folder
 from test_images import fill
@@ -364,11 +364,6 @@ def test_a_full_disk_is_told_before_the_work(run, checkpoint, images, tmp_path):
     assert code == 1
     assert "/dev/full" in err
     assert "Traceback" not in err
-
-
-def heed_interrupts():
-    """A job in the background of a shell inherits that interrupts are ignored; a user's does not."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("stage", ["analysis", "distillation"])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import browser, needs_chromium, requests_of, weak_text
-from conftest import SWINS, make_images, make_model
+from conftest import SWINS, heed_interrupts, make_images, make_model
 from PIL import Image
 
 import sparsight
@@ -191,12 +191,18 @@ def served(out):
     uploads = out.parent / "uploads"
     uploads.mkdir()
     place = os.environ | {"TMPDIR": str(uploads)}
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=place)
+    server = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=place, preexec_fn=heed_interrupts
+    )
     try:
         yield f"http://127.0.0.1:{port}"
     finally:
         server.send_signal(signal.SIGINT)
-        told = server.communicate(timeout=30)[1]
+        try:
+            told = server.communicate(timeout=30)[1]
+        finally:
+            server.kill()  # a server that will not end fails this test, not the next
+            server.wait()
         assert "Traceback" not in told
         assert not list(uploads.rglob("*.png"))  # what was dropped in is gone
 
