@@ -11,14 +11,12 @@ from harness import Build, Hole
 from torch import Tensor, nn
 
 import sparsight
-from sparsight.attach import family_in
-from sparsight.methods import map_name, projector_name
-from sparsight.methods.lower_resolution import LowerResolution
-from sparsight.methods.tome import ToMe
-from sparsight.plan import Plan
+from sparsight.attach import as_plan, family_in
+from sparsight.fit import named_shapes, with_layers
+from sparsight.methods import LowerResolution, ToMe
 from sparsight.stages.arm import arm_of
 
-KEEP, MLP_KEEP = 1 / 8, 1 / 4
+KEEP, MLP_KEEP, EXIT_KEEP = 1 / 8, 1 / 4, 0.4
 DENSE = "dense, SDPA"  # what every speedup is relative to
 
 
@@ -35,18 +33,15 @@ class Subject:
         depth = len(family_in(self.model).blocks(self.model))
         return tuple(n for n in layers if n >= depth // 3)
 
-    def sparse(self, config: Any) -> nn.Module:
-        """A copy of the model with `config` applied, its projectors and maps made up."""
+    def sparse(self, what: Any) -> nn.Module:
+        """A copy of the model with `what` applied, its projectors and maps made up."""
         family = family_in(self.model)
-        weights: dict[str, Tensor] = {}
-        for n in getattr(config, "layers", ()):
-            dim = family.dim(family.blocks(self.model)[n])
-            if config.scorer == "linear":
-                weights[projector_name(n)] = torch.randn(dim)
-            if config.mlp_rest == "linear":
-                weights[map_name(n)] = torch.randn(dim + 1, dim) / dim
-        plan = Plan(method=config)
-        return sparsight.apply(self.copied(), plan.with_(weights=weights or None))
+        plan = with_layers(as_plan(what), self.model, family)
+        made = {
+            name: torch.randn(shape) / max(1, *shape) if shape else torch.tensor(0.0)
+            for name, shape in named_shapes(plan, self.model, family).items()
+        }
+        return sparsight.apply(self.copied(), plan.with_(weights=made))
 
     def copied(self) -> nn.Module:
         """The model's modules anew, attention fused, around the same weights."""
@@ -56,9 +51,9 @@ class Subject:
                 module.fused_attn = True
         return model
 
-    def changed(self, config: Any) -> nn.Module:
-        """A copy with `config` applied, or the dense model if that is None."""
-        return self.copied() if config is None else self.sparse(config)
+    def changed(self, what: Any) -> nn.Module:
+        """A copy with `what` applied, or the dense model if that is None."""
+        return self.copied() if what is None else self.sparse(what)
 
     def call(self, model: nn.Module) -> Callable[[], Any]:
         """What is timed: the features of the pictures."""
@@ -78,15 +73,18 @@ class Features(nn.Module):
 
 def ladder(subject: Subject) -> dict[str, Build]:
     """One row for each technique, each on top of the one before, and the dense rows they stand on."""
-    sve = settings(subject)
+    sparse = settings(subject)
+    sampled, routed = next(iter(sparse.values())), list(sparse.values())[-1]
     return {
         "dense, attention not fused": partial(unfused, subject),
         DENSE: partial(applied, subject, None),
         "dense, compiled": partial(compiled, subject, None),
-        **{name: partial(applied, subject, config) for name, config in sve.items()},
-        "routed, compiled": partial(compiled, subject, list(sve.values())[-1]),
+        **{name: partial(applied, subject, what) for name, what in sparse.items()},
+        **{name: partial(applied, subject, what) for name, what in fewer_tokens(subject).items()},
+        "routed, compiled": partial(compiled, subject, routed),
         "dense, bfloat16": partial(bfloat16, subject, None),
-        "routed, bfloat16": partial(bfloat16, subject, list(sve.values())[-1]),
+        "sampled, bfloat16": partial(bfloat16, subject, sampled),
+        "routed, bfloat16": partial(bfloat16, subject, routed),
         "routed, CUDA graph": no_cuda,
     }
 
@@ -99,16 +97,28 @@ def settings(subject: Subject) -> dict[str, Any]:
         }
     layers = subject.sparse_layers()
     plain = sparsight.SVE(layers=layers, keep=KEEP)
-    projected = plain.model_copy(update={"scorer": "linear"})
+    projected = plain.model_copy(update={"score": "linear"})
     runs = list(range(layers[0], layers[0] + len(layers))) == list(layers)
     reused = projected.model_copy(update={"groups": (layers,)} if runs else {})
     return {
         "sparse attention, sampled": plain,
+        "sparse attention, sampled, map": plain.completed(),
         "+ projector": projected,
         **({"+ reuse": reused} if runs else {}),
-        "+ MLP routing, salience and map": reused.routed(MLP_KEEP),
-        "+ MLP routing, attention": reused.model_copy(update={"mlp_keep": MLP_KEEP}),
+        "+ MLP routing": (reused, sparsight.MLPRouting(layers=layers, keep=MLP_KEEP)),
     }
+
+
+def fewer_tokens(subject: Subject) -> dict[str, Any]:
+    """Early exit after a sixth of the layers, alone and with sparse attention before it."""
+    family, model = family_in(subject.model), subject.model
+    depth = len(family.blocks(model))
+    if len(family.global_layers(model)) < depth:
+        return {}
+    after = depth // 6
+    leaving = sparsight.EarlyExit(after=(after,), keep=EXIT_KEEP)
+    before = sparsight.SVE(layers=range(after + 1), keep=KEEP)
+    return {"early exit": leaving, "sparse attention, then early exit": (before, leaving)}
 
 
 def peers(subject: Subject) -> dict[str, Build]:
@@ -166,7 +176,7 @@ def int8(subject: Subject, config: Any) -> Callable[[], Any]:
 
 def lower(subject: Subject) -> Callable[[], Any]:
     height, width = subject.pictures.shape[2:]
-    arm = arm_of(subject.copied(), Plan(method=LowerResolution(scale=3 / 4)), (height, width))
+    arm = arm_of(subject.copied(), as_plan(LowerResolution(scale=3 / 4)), (height, width))
     return lambda: arm(subject.pictures)
 
 

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import copy
 from functools import partial
 from typing import Any
 
@@ -15,9 +16,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight._torchvision import repair
 from sparsight.families import family_named
-from sparsight.methods.sve import score
+from sparsight.inplace import argument_names, change
+from sparsight.methods import SVE
+from sparsight.methods.site import Site
+from sparsight.methods.sve.attention import SparseAttention
+from sparsight.methods.sve.pattern import Pattern
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import inverse, kept_count, rank, take, take_heads
+from sparsight.ops.partition import kept_count, top
+from sparsight.scores.attention import linear
+from sparsight.scores.view import View
 from sparsight.stages import timing
 
 repair()
@@ -33,56 +40,59 @@ CASES = (  # name, tokens, batch
     ("ViT-S", 16385, 1),
 )
 KEEP, PREFIX, BUDGET_S = 1 / 8, 1, 60.0
-PEERS_UP_TO = (
-    6_000  # tokens: beyond, a map of N x N and the slow kernels take the machine's memory or day
-)
+PEERS_UP_TO = 6_000  # tokens: beyond, a map of N x N and slow kernels take the machine's memory or day
+
+
+def changed(config: Any, layer: int, block: Any, h: Tensor, shared: Any = None) -> Any:
+    """The block's attention module, made sparse as a plan makes it; with made-up projectors."""
+    attn, family = (
+        copy.deepcopy(family_named("timm_vit").parts.attention(block)),
+        family_named("timm_vit"),
+    )
+    site = Site(family, PREFIX, config, layer, layer + 1, argument_names(attn), shared)
+    tensors = {"projector": torch.randn(h.shape[2], device=h.device)} if config.score == "linear" else {}
+    change(attn, SparseAttention, site, tensors)
+    return attn
 
 
 def module_arms(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
     """Everything that is timed on one block and one size."""
     parts = family_named("timm_vit").parts
-    weight = torch.randn(h.shape[2], device=h.device)
-    q, k, v = parts.qkv(block, h)
+    attn = parts.attention(block)
+    q, k, v = parts.qkv(attn, h)
     mixed = scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    ranked = top(torch.rand(h.shape[:2], device=h.device), kept, PREFIX)
+    weight = torch.randn(h.shape[2], device=h.device)
+    view = View(h, h, PREFIX, tensors={"projector": weight})
 
-    def dense() -> Tensor:
-        return parts.merge(block, scaled_dot_product_attention(*parts.qkv(block, h)).transpose(1, 2), h)
+    def ranking(score: str, every: int = 16) -> Any:
+        config = SVE(layers=(0,), keep=KEEP, score=score, sample_every=every, min_tokens=0)
+        return partial(changed(config, 0, block, h), h)
 
-    def reused(in_order: Tensor = h) -> Tensor:
-        return parts.merge(block, sparse_attention(*parts.qkv(block, in_order), kept, kept), in_order)
-
-    def predicted() -> Tensor:
-        order = rank(score.linear(h, weight), PREFIX)
-        return take(reused(take(h, order)), inverse(order))
-
-    def ranked_by(scorer: Any) -> Tensor:
-        q, k, v = parts.qkv(block, h)
-        order = rank(scorer(q, k), PREFIX)
-        out = sparse_attention(*(take_heads(x, order) for x in (q, k, v)), kept, kept)
-        return take(parts.merge(block, out, h), inverse(order))
-
-    def score_and_permute() -> Tensor:
-        order = rank(score.linear(h, weight), PREFIX)
-        return take(take(h, order), inverse(order))
+    def reusing() -> Any:
+        config, pattern = SVE(layers=(0, 1), keep=KEEP, groups=((0, 1),), min_tokens=0), Pattern()
+        pattern.give(ranked, h.shape[1])
+        return partial(changed(config, 1, block, h, pattern), h)
 
     calls = {
         "core dense": lambda: scaled_dot_product_attention(q, k, v),
-        "core sparse": lambda: sparse_attention(q, k, v, kept, kept),
-        "module dense": dense,
-        "module exact": lambda: ranked_by(score.exact),
-        "module sampled 1/8": lambda: ranked_by(partial(score.sampled, prefix=PREFIX, every=8)),
-        "module sampled 1/16": lambda: ranked_by(partial(score.sampled, prefix=PREFIX, every=16)),
-        "module linear": predicted,
-        "module reuse": reused,
-        "linear layers": lambda: (parts.qkv(block, h), parts.merge(block, mixed, h)),
-        "score and permute": score_and_permute,
+        "core sparse": lambda: sparse_attention(q, k, v, ranked, kept, kept),
+        "module dense": partial(attn, h),
+        "module exact": ranking("exact"),
+        "module sampled 1/8": ranking("sampled", 8),
+        "module sampled 1/16": ranking("sampled"),
+        "module linear": ranking("linear"),
+        "module reuse": reusing(),
+        "linear layers": lambda: (parts.qkv(attn, h), parts.merge(attn, mixed, h)),
+        "score and select": lambda: top(linear(view), kept, PREFIX),
     }
     return {name: lambda call=call: call for name, call in calls.items()}
 
 
 def peers(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
     """Other ways to compute the dense core, and the sparse one on tokens already in ranked order."""
-    q, k, v = family_named("timm_vit").parts.qkv(block, h)
+    parts = family_named("timm_vit").parts
+    q, k, v = parts.qkv(parts.attention(block), h)
 
     def backend(kind: SDPBackend) -> Any:
         def run() -> Tensor:
@@ -135,8 +145,8 @@ def measured(name: str, tokens: int, batch: int, device: torch.device) -> list[d
     ms = {arm: row.get("latency_ms", float("nan")) for arm, row in found.items()}
     return [{
         "model": name, "tokens": tokens, "batch": batch, "kept": kept,
-        "limit": 1 / (1 - (1 - kept / tokens) ** 2),
-        "overhead": ms["score and permute"] / ms["module reuse"],
+        "limit": tokens / (2 * kept),
+        "overhead": ms["score and select"] / ms["module reuse"],
         "unexplained": 1 - (ms["linear layers"] + ms["core sparse"]) / ms["module reuse"],
         "arms": found,
     }]  # fmt: skip

@@ -7,8 +7,8 @@ import harness
 import torch
 
 import sparsight
+from sparsight.attach import as_plan
 from sparsight.models import load_model
-from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.crossover import REPEATS, crossover
 
@@ -18,7 +18,7 @@ if __name__ == "__main__":
     device, rows = torch.device("cpu"), []
     for source in MODELS:
         model = load_model(source, (448, 448)).model
-        plan = Plan(method=sparsight.SVE(layers=range(len(model.blocks))))
+        plan = as_plan(sparsight.SVE(layers=range(len(model.blocks))))
         tokens, sizes = crossover(model, plan)
         rows.append({"model": source, "min_tokens": tokens, "sizes": sizes})
         print(source, tokens, flush=True)

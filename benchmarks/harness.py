@@ -24,8 +24,12 @@ from sparsight.files import write_json
 from sparsight.stages import timing
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
-SPEED_DECIDERS = ("families", "methods", "ops", "attach.py", "stages/timing.py", "stages/measure.py")
+RESULTS = Path(os.environ.get("SPARSIGHT_RESULTS", ROOT / "benchmarks" / "results"))  # for trials
+SPEED_DECIDERS = (
+    "families", "methods", "ops", "scores", "completions", "attach.py", "fit.py", "inplace.py",
+    "stages/timing.py", "stages/measure.py",
+)  # fmt: skip
+NO_FIGURES = ("cli", "explore", "report")  # parts of the package that decide none
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 MACHINE = ("machine", "versions", "dtype", "threads")  # rows of others do not go into one table
 COMPILED = "compiled"  # in the name of an arm that is
@@ -116,6 +120,17 @@ def made_from(script: str | Path) -> str:
     for file in files:
         digest.update(code_of(file).encode())
     digest.update(timing.machine(torch.device("cpu")).encode())
+    return digest.hexdigest()[:16]
+
+
+def package() -> str:
+    """A digest of all that decides quality: the whole package with its weights, libraries, machine."""
+    digest = hashlib.sha256(made_from(__file__).encode())
+    root = ROOT / "src" / "sparsight"
+    for file in sorted(root.rglob("*")):
+        parts = file.relative_to(root).parts
+        if file.is_file() and "__pycache__" not in parts and parts[0] not in NO_FIGURES:
+            digest.update(code_of(file).encode() if file.suffix == ".py" else file.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -12,13 +12,16 @@ from typing import Any
 
 import harness
 import torch
-from arms import DENSE, Subject, ladder, peers
+from arms import DENSE, EXIT_KEEP, KEEP, MLP_KEEP, Subject, ladder, peers
 
 from sparsight.models import load_model
 from sparsight.stages import timing
 from sparsight.stages.measure import name
 
-SHORT = (DENSE, "sparse attention, sampled", "+ projector", "+ reuse", "+ MLP routing, attention")
+SHORT = (
+    DENSE, "sparse attention, sampled", "+ projector", "+ reuse", "+ MLP routing",
+    "sparse attention, then early exit",
+)  # fmt: skip
 TOO_LONG_S = 100.0  # a dense pass longer than this is not measured
 
 
@@ -94,7 +97,7 @@ if __name__ == "__main__":
     harness.limit_memory()
     cases = {case.name: partial(measured, case, device) for case in CASES}
     protocol = timing.protocol(
-        device, torch.float32, keep=1 / 8, mlp_keep=1 / 4, weights="random",
+        device, torch.float32, keep=KEEP, mlp_keep=MLP_KEEP, exit_keep=EXIT_KEEP, weights="random",
         command="python benchmarks/ladder.py",
     )  # fmt: skip
     harness.run(f"ladder-{device.type}", __file__, cases, protocol, arguments.only)

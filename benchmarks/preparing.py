@@ -1,9 +1,9 @@
-"""What preparing a model costs: exact statistics against a forward pass, distilling against training.
+"""What preparing a model costs: statistics and maps against a forward pass, distilling against training.
 
 `python benchmarks/preparing.py` writes benchmarks/results/preparing-<device>.json.  Random weights.
-Calibration: `analyze` of one picture against one dense forward pass.  Distillation: a step (teacher,
-sparse student, backward, AdamW) against a training step of the dense model on a loss of its final
-features, with the same weights learning.
+Calibration: `analyze` and `complete` of two pictures against dense passes of both.  Distillation: a
+step (teacher, sparse student, backward, AdamW) against a training step of the dense model on a loss of
+its final features, with the same weights learning.
 """
 
 import argparse
@@ -16,11 +16,13 @@ import harness
 import torch
 
 import sparsight
-from sparsight.attach import family_in
+from sparsight.attach import as_plan, family_in
 from sparsight.models import load_model
 from sparsight.plan import Plan
 from sparsight.stages import timing
+from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.calibrate import analyze
+from sparsight.stages.complete import complete
 from sparsight.stages.distil import LayerwiseLoss, trainable
 from sparsight.stages.measure import fused, name
 
@@ -30,15 +32,34 @@ CALIBRATED = (
 )
 BLOCKS = {"timm:vit_large_patch14_dinov2": 4}
 DISTILLED = (("demo", 1024),)
+PICTURES = 2
 
 
 def calibration(model: Any, size: int) -> dict[str, harness.Build]:
-    picture = torch.randn(3, size, size)
-    family = family_in(model)
+    pictures, family = [torch.randn(3, size, size) for _ in range(PICTURES)], family_in(model)
+    bench, depth = bench_of(model, pictures), len(family.blocks(model))
+    exit_ = depth // 6
+    sve = sparsight.SVE(layers=range(depth), completion="map", min_tokens=0)
+    both = (
+        sve.model_copy(update={"layers": tuple(range(exit_ + 1)), "completion": "none"}),
+        sparsight.EarlyExit(after=(exit_,), min_tokens=0),
+    )
+
+    def dense() -> None:
+        for picture in pictures:
+            family.features(model, picture[None])
+
     return {
-        "dense forward": lambda: partial(family.features, model, picture[None]),
-        "analyze": lambda: partial(analyze, model, [picture]),
+        "dense forward": lambda: dense,
+        "analyze": lambda: partial(analyze, model, pictures),
+        "complete, SVE in every layer": lambda: partial(completing, bench, as_plan(sve)),
+        "complete, SVE and early exit": lambda: partial(completing, bench, as_plan(both)),
     }
+
+
+def completing(bench: Bench, plan: Plan) -> None:
+    with torch.inference_mode(False):  # pictures run in threads of their own, which are not in it
+        complete(bench, plan)
 
 
 @dataclass
@@ -70,9 +91,9 @@ def distillation(model: Any, size: int) -> dict[str, harness.Build]:
         step = Step(lambda x: family.features(student, x).square().mean(), list(weights.values()))
         return partial(step, pictures)
 
-    def sparse(scorer: str) -> Any:
-        config = sparsight.SVE(layers=layers, keep=1 / 8, scorer=scorer, min_tokens=0)
-        student = sparsight.apply(copy.deepcopy(model), Plan(method=config))
+    def sparse(score: str) -> Any:
+        config = sparsight.SVE(layers=layers, keep=1 / 8, score=score, min_tokens=0)
+        student = sparsight.apply(copy.deepcopy(model), config)
         weights = trainable(student, layers, "blocks")
         return partial(Step(LayerwiseLoss(student, model, layers), list(weights.values())), pictures)
 

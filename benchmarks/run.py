@@ -27,27 +27,22 @@ SUITE = {  # script -> its result, which says itself what it was made from: the 
     "crossover.py": "crossover-cpu",
 }
 QUALITY = {  # result -> commands that make it, with all of the package
+    "completion-cpu": ("python benchmarks/encoder/completion.py",),
+    "fuller-cpu": ("python benchmarks/encoder/fuller.py",),
     "swin-cpu": ("python benchmarks/swin/run.py",),
-    "routing-cpu": ("python benchmarks/encoder/routing.py",),
     "spot-cpu": ("python benchmarks/spot.py",),
     "demo-cpu": (
         "sparsight demo --out runs/demo --repeats 9 --scenes 32 --json benchmarks/results/demo-cpu.json",
         "cp runs/demo/analysis.json benchmarks/results/analysis-demo.json",
     ),
     "search-demo": (
-        "sparsight optimize demo --max-loss 1 --max-images 32"
-        " --start src/sparsight/demo/weights/distilled --out runs/search",
+        "sparsight optimize demo --max-loss 1 --max-images 32 --out runs/search",
         "cp runs/search/front.json benchmarks/results/search-demo.json",
     ),
-    "compare-demo": (  # beside a run of the search, whose result it makes too
-        "sparsight optimize demo --max-loss 2 --max-images 32 --start benchmarks/encoder/wide"
-        " --out runs/search-wide",
-        "cp runs/search-wide/front.json benchmarks/results/search-wide.json",
-        "sparsight compare demo --max-images 24 --run runs/search-wide/front/05"
-        " --json benchmarks/results/compare-demo.json",
+    "compare-demo": (
+        "sparsight compare demo --max-images 24 --json benchmarks/results/compare-demo.json",
     ),
 }
-NO_FIGURES = ("cli", "explore", "report")  # parts of the package that decide none
 
 
 def is_current(digest: str, result: Path) -> bool:
@@ -57,20 +52,12 @@ def is_current(digest: str, result: Path) -> bool:
 
 def of_package(commands: tuple[str, ...]) -> str:
     """A digest of the whole package with its weights, the commands, and the scripts they name."""
-    digest = hashlib.sha256(harness.made_from(harness.__file__).encode())
-    package = harness.ROOT / "src" / "sparsight"
-    files = [
-        file
-        for file in sorted(package.rglob("*"))
-        if file.is_file()
-        and "__pycache__" not in file.parts
-        and file.relative_to(package).parts[0] not in NO_FIGURES
-    ]
+    digest = hashlib.sha256(harness.package().encode())
     for command in commands:
         digest.update(command.encode())
-        files += [file for word in command.split() if (file := harness.ROOT / word).suffix == ".py"]
-    for file in files:
-        digest.update(harness.code_of(file).encode() if file.suffix == ".py" else file.read_bytes())
+        for word in command.split():
+            if (file := harness.ROOT / word).suffix == ".py":
+                digest.update(harness.code_of(file).encode())
     return digest.hexdigest()[:16]
 
 
@@ -81,7 +68,7 @@ def made(commands: tuple[str, ...], result: Path) -> bool:
     for command in commands:
         if subprocess.run(command.split(), cwd=harness.ROOT, env=here, check=False).returncode:
             return False
-    write_json(result, {"made_from": digest} | json.loads(result.read_text()))
+    write_json(result, json.loads(result.read_text()) | {"made_from": digest})
     return True
 
 

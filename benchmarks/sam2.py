@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 import sparsight
 from sparsight._torchvision import repair
-from sparsight.attach import family_in
-from sparsight.methods import projector_name
-from sparsight.plan import Plan
+from sparsight.attach import as_plan, family_in
+from sparsight.methods import tensor_name
 from sparsight.stages import timing
 from sparsight.stages.measure import fused, name
 
@@ -30,13 +29,13 @@ RESOLUTIONS = (1024, 2048)
 KEEPS = {"1/8": 1 / 8, "1/16": 1 / 16}
 
 
-def sparse(dense: nn.Module, keep: float, scorer: str) -> nn.Module:
+def sparse(dense: nn.Module, keep: float, score: str) -> nn.Module:
     """A copy of `dense` with every global block sparse, with made-up projectors where needed."""
     family = family_in(dense)
     blocks, layers = family.blocks(dense), family.global_layers(dense)
-    weights = {projector_name(n): torch.randn(family.dim(blocks[n])) for n in layers}
-    plan = Plan(method=sparsight.SVE(layers=layers, keep=keep, scorer=scorer))
-    if scorer == "linear":
+    weights = {tensor_name("sve", n, "projector"): torch.randn(family.dim(blocks[n])) for n in layers}
+    plan = as_plan(sparsight.SVE(layers=layers, keep=keep, score=score))
+    if score == "linear":
         plan = plan.with_(weights=weights)
     return sparsight.apply(copy.deepcopy(dense), plan)
 
@@ -54,9 +53,9 @@ def models_on(device: torch.device) -> dict[str, nn.Module]:
         "dense, transformers": theirs,
         "dense, transformers, lean": copy.deepcopy(theirs),
     }
-    for scorer in ("sampled", "linear"):
+    for score in ("sampled", "linear"):
         for fraction, keep in KEEPS.items():
-            models[f"keep {fraction}, {scorer}"] = sparse(plain, keep, scorer)
+            models[f"keep {fraction}, {score}"] = sparse(plain, keep, score)
     return models
 
 
@@ -114,10 +113,11 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--sizes", type=int, nargs="+", default=RESOLUTIONS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     rows = []
-    for size in RESOLUTIONS:
+    for size in arguments.sizes:
         rows += measured(
             models_on(device), torch.randn(1, 3, size, size, device=device), arguments.repeats
         )

@@ -11,13 +11,13 @@ from typing import Any
 import harness
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight._torchvision import repair
 from sparsight.families import family_named
-from sparsight.methods.sve import score
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import inverse, kept_count, rank, take
+from sparsight.ops.partition import kept_count, top
+from sparsight.scores.attention import linear
+from sparsight.scores.view import View
 from sparsight.stages import timing
 
 repair()
@@ -33,20 +33,16 @@ TOO_LONG_S = 100.0  # a dense pass of one module that would take longer is not m
 def arms_for(block: Any, tokens: int, device: torch.device) -> dict[str, harness.Build]:
     """The dense module, one that keeps a fraction, and one that keeps a count."""
     parts = family_named("timm_vit").parts
-    h, weight = torch.randn(1, tokens, DIM, device=device), torch.randn(DIM, device=device)
-
-    def dense() -> Tensor:
-        return parts.merge(block, scaled_dot_product_attention(*parts.qkv(block, h)).transpose(1, 2), h)
+    attn, h = parts.attention(block), torch.randn(1, tokens, DIM, device=device)
+    view = View(h, h, PREFIX, tensors={"projector": torch.randn(DIM, device=device)})
 
     def sparse(kept: int) -> Tensor:
-        order = rank(score.linear(h, weight), PREFIX)
-        ranked = take(h, order)
-        out = parts.merge(block, sparse_attention(*parts.qkv(block, ranked), kept, kept), ranked)
-        return take(out, inverse(order))
+        ranked = top(linear(view), kept, PREFIX)
+        return parts.merge(attn, sparse_attention(*parts.qkv(attn, h), ranked, kept, kept), h)
 
     eighth = kept_count(tokens, 1 / 8, PREFIX)
     calls = {
-        "dense": dense,
+        "dense": partial(attn, h),
         "keep 1/8": lambda: sparse(eighth),
         "keep 512 tokens": lambda: sparse(512),
     }

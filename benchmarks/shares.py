@@ -16,7 +16,7 @@ from sparsight.stages import timing
 from sparsight.stages.measure import name
 
 MODEL, SIZE = "timm:vit_small_patch14_dinov2", 1036
-ARMS = (DENSE, "+ reuse", "+ MLP routing, attention")
+ARMS = (DENSE, "+ reuse", "+ MLP routing", "sparse attention, then early exit")
 
 
 def measured(device: torch.device) -> list[dict[str, Any]]:

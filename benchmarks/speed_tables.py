@@ -67,7 +67,7 @@ def tiles(result: dict[str, Any]) -> str:
 def module_profile(result: dict[str, Any]) -> str:
     """What a module that reuses a ranking is made of, beside what the predictor adds."""
     header = ["", "tokens", "batch", "module, reuse", "linear layers", "two attention calls", "the rest"]
-    header += ["score and permute"]
+    header += ["score and select"]
     lines = []
     for row in result["rows"]:
         ms = {
@@ -131,6 +131,28 @@ def ladder(result: dict[str, Any]) -> str:
     return made(result, "random weights: only speed is meant") + "\n\n" + rows(header, lines)
 
 
+def against(result: dict[str, Any]) -> str:
+    """This revision beside another, turn by turn in one run."""
+    found = {(row["case"], row["of"], row["arm"]): row for row in result["rows"]}
+    lines, revisions = [], {row["of"]: row["revision"] for row in result["rows"]}
+    for (case, of, arm), row in found.items():
+        if of == "this":
+            its = found[case, "other", arm]
+            lines.append(
+                [
+                    case, arm.removeprefix("module "), f"{its['latency_ms']:.0f} ms",
+                    f"{row['latency_ms']:.0f} ms",
+                    f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}",
+                    f"{its['speedup']:.2f}x", f"{row['speedup']:.2f}x", f"{row['against_other']:.2f}x",
+                ]
+            )  # fmt: skip
+    p = result["protocol"]
+    note = setting(p, p["resolution"], repeats_of(result["rows"]), "random weights")
+    header = ["", "", revisions["other"] or "other", "this", "quartiles"]
+    header += ["over dense, other", "this", "this over other"]
+    return note + "\n\n" + rows(header, lines, words=2)
+
+
 def shares(result: dict[str, Any]) -> str:
     """Where the time goes, one column for each kind of work."""
     kinds = list(result["rows"][0]["spent_ms"])
@@ -149,9 +171,13 @@ def ladder_short(result: dict[str, Any]) -> str:
     """One line for each model and size: the rungs side by side."""
     rungs = {
         "sampled": "sparse attention, sampled", "projector": "+ projector", "reuse": "+ reuse",
-        "reuse, MLP 1/4": "+ MLP routing, attention", "half the windows": "50 % of windows dropped",
-        "compiled, over compiled": "routed, compiled",
+        "reuse, MLP 1/4": "+ MLP routing", "SVE, then early exit": "sparse attention, then early exit",
+        "half the windows": "50 % of windows dropped",
     }  # fmt: skip
+    over = {  # sparse and dense, both in the same form
+        "compiled, over compiled": ("routed, compiled", "dense, compiled"),
+        "sampled in bfloat16, over dense in it": ("sampled, bfloat16", "dense, bfloat16"),
+    }
     cases: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
     for row in result["rows"]:
         name = f"`{row['model'].removeprefix('timm:')}`"
@@ -162,16 +188,16 @@ def ladder_short(result: dict[str, Any]) -> str:
         if "hole" in dense:
             continue
         line = [*at, f"{dense['latency_ms']:.0f} ms"]
-        for label, arm in rungs.items():
-            found, base = own.get(arm, {}), own.get("dense, compiled", {})
-            if label.startswith("compiled"):
-                known = "latency_ms" in found and "latency_ms" in base
-                line.append(f"{base['latency_ms'] / found['latency_ms']:.2f}x" if known else HOLE)
-            else:
-                line.append(f"{found['speedup']:.2f}x" if "speedup" in found else HOLE)
+        for arm in rungs.values():
+            found = own.get(arm, {})
+            line.append(f"{found['speedup']:.2f}x" if "speedup" in found else HOLE)
+        for arm, base in over.values():
+            found, dense = own.get(arm, {}), own.get(base, {})
+            known = "latency_ms" in found and "latency_ms" in dense
+            line.append(f"{dense['latency_ms'] / found['latency_ms']:.2f}x" if known else HOLE)
         lines.append(line)
     note = made(result, "random weights: only speed is meant")
-    return note + "\n\n" + rows(["model", "picture", "batch", "dense", *rungs], lines)
+    return note + "\n\n" + rows(["model", "picture", "batch", "dense", *rungs, *over], lines)
 
 
 def exponent(rows: list[dict[str, Any]], arm: str, start: int) -> float:

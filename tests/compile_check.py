@@ -10,7 +10,7 @@ import test_apply
 import test_spot
 import test_windowed
 import torch
-from conftest import SWIN_GRID, SWINS, WINDOWED, make_images, make_model, run_features
+from conftest import SWIN_GRID, SWINS, WINDOWED, make_images, make_model, plan_of, run_features
 from test_apply import GROUPS
 from torch._dynamo.testing import CompileCounter
 
@@ -65,27 +65,42 @@ def compilations(module, inputs):
     return counter.frame_count
 
 
+def combined(model):
+    """Sparse attention, then fewer tokens, then some of them through the MLP; all completed."""
+    sve = sparsight.SVE(layers=(0, 1), groups=((0, 1),), keep=1 / 4, completion="map", min_tokens=0)
+    leave = sparsight.EarlyExit(after=(1,), keep=1 / 2, score="map-error", taps=(2,), min_tokens=0)
+    return plan_of(model, sve, leave, sparsight.MLPRouting(layers=(2, 3), keep=1 / 3, min_tokens=0))
+
+
+OTHER_PLANS = {"spot": test_spot.make_plan, "combined": combined}
+OF_OTHERS = {"dinov3": ["spot", "combined"], "siglip": ["combined"], "hf_dinov3": ["combined"]}
 errors, families = {}, set()
 for name in (*GROUPED, *OTHERS):
     kinds = list(GROUPS) if name in GROUPED else ["grouped"]
-    for kind in (*kinds, "spot") if name in ("dinov3", "siglip") else kinds:
+    for kind in (*kinds, *OF_OTHERS.get(name, ())):
         model = WINDOWED[name]() if name in WINDOWED else make_model(name)
         tests = test_windowed if name in WINDOWED else test_apply
-        if kind == "spot":
-            plan = test_spot.make_plan(model)
+        if kind in OTHER_PLANS:
+            plan = OTHER_PLANS[kind](model)
         else:
-            plan = tests.make_plan(model, "sampled", tests.GROUPS[kind])
+            plan = test_apply.make_plan(model, "sampled", tests.GROUPS[kind])
         sparsight.apply(model, plan)
         errors[f"{name}-{kind}"] = worst(model, (9, 7))
         families.add(family_in(model).name)
 for name, make in SWINS.items():
-    model = sparsight.apply(make(), sparsight.SparseViT(sparsity=((0.6,), (0.25, 0.5))))
-    errors[name] = worst(model, SWIN_GRID)
+    for completion in ("last", "map"):
+        model = make()
+        config = sparsight.SparseViT(sparsity=((0.6,), (0.25, 0.5)), completion=completion)
+        sparsight.apply(model, plan_of(model, config))
+        errors[f"{name}-{completion}"] = worst(model, SWIN_GRID)
     families.add(family_in(model).name)
 
 sizes = {}
 dense, sparse = make_model("augreg"), make_model("augreg")
-sparsight.apply(sparse, sparsight.SVE(layers=(1, 2, 3), mlp_keep=0.25, min_tokens=0))
+sve = sparsight.SVE(layers=(1, 2, 3), min_tokens=0)
+sparsight.apply(
+    sparse, plan_of(sparse, sve, sparsight.MLPRouting(layers=(1, 2, 3), keep=0.25, min_tokens=0))
+)
 tokens = [torch.randn(1, n, dense.embed_dim) for n in TOKENS]
 images = [make_images(dense, batch=1, grid=(side, side + 2)) for side in (7, 9, 12, 15)]
 for kind, model in (("dense", dense), ("sparse", sparse)):

@@ -17,6 +17,8 @@ import timm  # noqa: E402
 
 from sparsight.attach import family_in  # noqa: E402
 from sparsight.families.base import is_instance  # noqa: E402
+from sparsight.methods import method_of, tensor_name  # noqa: E402
+from sparsight.plan import Plan  # noqa: E402
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3, "dynamic_img_size": True}
 
@@ -98,6 +100,30 @@ def blocks_of(model: torch.nn.Module):
 def run_features(model: torch.nn.Module, images: torch.Tensor) -> torch.Tensor:
     """Final tokens, as the family has them."""
     return family_in(model).features(model, images)
+
+
+def attentions_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """The attention module of each block."""
+    return [family_in(model).parts.attention(block) for block in blocks_of(model)]
+
+
+def plan_of(model: torch.nn.Module, *methods, seed: int = 3) -> Plan:
+    """A plan of methods, resolved, with made-up values for every tensor that they bring.
+
+    Maps are small: what they add is of the size of what a block adds.
+    """
+    generator, family = torch.Generator().manual_seed(seed), family_in(model)
+    depth, resolved, weights = len(blocks_of(model)), [], {}
+    for config in methods:
+        method = method_of(config)
+        config = config.resolved(family.layers_with(method.needs, model), depth)
+        resolved.append(config := method.fit(config, model, family))
+        for layer, shapes in method.tensors(config, model, family).items():
+            for name, shape in shapes.items():
+                size = 0.1 if name.startswith("map") else 1.0
+                made = size * torch.randn(shape, generator=generator)
+                weights[tensor_name(method.name, layer, name)] = made
+    return Plan(methods=tuple(resolved)).with_(weights=weights)
 
 
 @pytest.fixture(params=ALL_MODELS)

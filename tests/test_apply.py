@@ -9,90 +9,130 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALL_MODELS, SWINS, WINDOWED, blocks_of, make_images, make_model, run_features
+from conftest import (
+    ALL_MODELS,
+    SWINS,
+    WINDOWED,
+    attentions_of,
+    blocks_of,
+    make_images,
+    make_model,
+    plan_of,
+    run_features,
+)
 
 import sparsight
 from sparsight.attach import applied, family_in
-from sparsight.families import FAMILIES
-from sparsight.methods import map_name, projector_name
-from sparsight.methods.sve import score
+from sparsight.families import FAMILIES, family_of
 from sparsight.ops import partition
 from sparsight.ops.attention import masked_attention
-from sparsight.plan import Plan
+from sparsight.ops.statistics import lattice_sample
 
-SCORERS = ("exact", "sampled", "linear")
+SCORES = ("exact", "sampled", "linear")
+OF_TOKENS = ("standout", "magnitude")
 GROUPS = {"alone": (), "grouped": ((0, 1, 2),)}
 
 
-def make_plan(model, scorer="sampled", groups=(), **settings):
-    """The first three global layers sparse at any size, with made-up projectors where needed."""
+def make_plan(model, score="sampled", groups=(), **settings):
+    """The first three global layers sparse at any size, with made-up projectors and maps."""
     layers = family_in(model).global_layers(model)[:3]
     settings = {"layers": layers, "keep": 1 / 4, "sample_every": 4, "min_tokens": 0} | settings
-    config = sparsight.SVE(scorer=scorer, groups=groups, **settings)
-    generator = torch.Generator().manual_seed(3)
-    weights = {
-        projector_name(n): torch.randn(family_in(model).dim(blocks_of(model)[n]), generator=generator)
-        for n in config.layers
-    }
-    maps = {
-        map_name(n): 0.1 * torch.randn(len(w) + 1, len(w), generator=generator)
-        for n, w in zip(config.layers, weights.values(), strict=True)
-    }
-    brought = (weights if scorer == "linear" else {}) | (maps if config.mlp_rest == "linear" else {})
-    return Plan(method=config).with_(weights=brought or None)
+    return plan_of(model, sparsight.SVE(score=score, groups=groups, **settings))
 
 
-def reference(model, plan, images, outputs=None):
-    """The sparse model from the equations: a mask for every layer, tokens in their own order.
+def scored(name, h, prefix, tensors, every=4, qk=None):
+    """A score of every token from its definition, with the map of all pairs."""
+    if name == "linear":
+        return h @ tensors["projector"]
+    if name == "magnitude":
+        return h.abs().mean(2)
+    if name == "standout":
+        return (h - h[:, prefix:].mean(1, keepdim=True)).square().sum(2)
+    if name == "map-error":
+        return mapped_by_hand(torch.cat([h, h**2], 2), tensors["error"])
+    q, k = qk
+    full = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+    seen = {"exact": slice(None), "class-attention": [0]}
+    rows = seen[name] if name in seen else lattice_sample(q.shape[2], prefix, every)
+    return full[:, :, rows].mean((1, 2))
 
-    The outputs of the sparse layers are added to the list `outputs`.
-    """
-    from sparsight.families import family_of
 
-    family, config, order = family_of(model), plan.method, {}
-    parts, prefix = family.parts, family.prefix_tokens(model)
+def mapped_by_hand(n, table):
+    """[n, 1] W."""
+    return torch.cat([n, torch.ones_like(n[..., :1])], -1) @ table
 
-    def sparse(layer):
+
+def tensors_of(plan, method, layer):
+    """By their short names."""
+    start = f"{method}.{layer}."
+    return {k.removeprefix(start): v for k, v in plan.weights.items() if k.startswith(start)}
+
+
+def sparse_block(family, config, plan, prefix, outputs=None):
+    """Hooks, by layer, that make a dense block's result that of a block with SVE's sparse attention."""
+    parts, order = family.parts, {}
+
+    def hook_for(layer):
         def hook(block, args, kwargs, output):
             tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
-            x = args[0].flatten(1, -2)
+            x, attn = args[0].flatten(1, -2), parts.attention(block)
             h = parts.norm(block, x)
-            q, k, v = parts.qkv(block, h, **tables)
+            q, k, v = parts.qkv(attn, h, **tables)
+            own = tensors_of(plan, "sve", layer)
             if layer in config.followers():
                 order[layer] = order[config.followers()[layer]]
-            elif config.scorer == "linear":
-                ranking = score.linear(h, plan.weights[projector_name(layer)])
-                order[layer] = partition.rank(ranking, prefix)
-            elif config.scorer == "exact":
-                full = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-                order[layer] = partition.rank(full.mean((1, 2)), prefix)
             else:
-                ranking = score.sampled(q, k, prefix, config.sample_every)
-                order[layer] = partition.rank(ranking, prefix)
+                score = scored(config.score, h, prefix, own, config.sample_every, (q, k))
+                order[layer] = partition.rank(score, prefix)
             n = x.shape[1]
-            fractions = config.kept_at(layer)
-            nq, nk, through = (partition.kept_count(n, f, prefix) for f in fractions)
-            out = masked_attention(q, k, v, order[layer], nq, nk)
-            y = parts.residual(block, x, parts.merge(block, out, h))
-            ranking, rest = order[layer], y
-            if config.mlp_by == "salience":
-                normal = (y - y.mean(2, keepdim=True)) / (y.var(2, False, keepdim=True) + 1e-5).sqrt()
-                far = (normal - normal[:, prefix:].mean(1, keepdim=True)).square().sum(2)
-                ranking = partition.rank(far, prefix)
-            if config.mlp_rest == "linear" and through < n:
-                normal = torch.nn.functional.layer_norm(y, y.shape[2:])
-                table = plan.weights[map_name(layer)]
-                rest = y + normal @ table[:-1] + table[-1]
-            routed = partition.inverse(ranking)[:, :, None] < through  # rank below the count
-            y = torch.where(routed, parts.mlp(block, y), rest).view(args[0].shape)
+            nq, nk = (partition.kept_count(n, f, prefix) for f in config.kept_at(layer))
+            y = parts.merge(attn, masked_attention(q, k, v, order[layer], nq, nk), h)
+            if "map" in own:
+                sees_all = partition.inverse(order[layer])[:, :, None] < nq  # rank below the count
+                y = torch.where(sees_all, y, y + mapped_by_hand(h, own["map"]))
+            y = parts.mlp(block, parts.residual(block, x, y)).view(args[0].shape)
             if outputs is not None:
                 outputs.append(y)
             return y
 
         return hook
 
-    blocks = family.blocks(model)
-    handles = [blocks[n].register_forward_hook(sparse(n), with_kwargs=True) for n in config.layers]
+    return {layer: hook_for(layer) for layer in config.layers}
+
+
+def routed_mlp(config, plan, prefix):
+    """Hooks, by layer, that make a dense MLP's result that of one some of the tokens go through."""
+
+    def hook_for(layer):
+        def hook(mlp, args, output):
+            h, full = args[0].flatten(1, -2), output.flatten(1, -2)
+            own = tensors_of(plan, "mlp-routing", layer)
+            count = partition.kept_count(h.shape[1], config.kept_at(layer), prefix)
+            if count == h.shape[1]:
+                return None
+            order = partition.rank(scored(config.score, h, prefix, own), prefix)
+            through = partition.inverse(order)[:, :, None] < count
+            rest = mapped_by_hand(h, own["map"]) if "map" in own else torch.zeros_like(h)
+            return torch.where(through, full, rest).view(output.shape)
+
+        return hook
+
+    return {layer: hook_for(layer) for layer in config.layers}
+
+
+def reference(model, plan, images, outputs=None):
+    """The sparse model from the equations: a mask for every layer, tokens in their own order.
+
+    Of SVE and MLP routing.  The outputs of the layers with SVE are added to the list `outputs`.
+    """
+    family = family_of(model)
+    blocks, prefix, handles = family.blocks(model), family.prefix_tokens(model), []
+    if routing := plan.find(sparsight.MLPRouting):
+        for layer, hook in routed_mlp(routing, plan, prefix).items():
+            handles.append(blocks[layer].mlp.register_forward_hook(hook))
+    if sve := plan.find(sparsight.SVE):
+        for layer, hook in sparse_block(family, sve, plan, prefix, outputs).items():
+            handles.append(blocks[layer].register_forward_hook(hook, with_kwargs=True))
     with torch.no_grad():
         features = family.features(model, images)
     for handle in handles:
@@ -120,13 +160,7 @@ def intermediates(model, images):
     return [layer[:, prefix:] for layer in outputs[0].hidden_states[1:]]
 
 
-@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_partitioned_equals_masked_reference(model, scorer, groups):
-    images = make_images(model)
-    plan = make_plan(model, scorer, groups, keep_queries=1 / 6)
-    wanted, dense = reference(model, plan, images), features(model, images)
-    got = features(sparsight.apply(model, plan), images)
+def assert_sparse_equals(wanted, got, dense):
     # Four blocks of float32 with outputs of size one to ten.  Sparse and dense differ a thousand times
     # more, so that a wrong kept set cannot pass.
     scale = wanted.abs().max()
@@ -134,28 +168,65 @@ def test_partitioned_equals_masked_reference(model, scorer, groups):
     assert (got - dense).abs().max() > 1e-3 * scale
 
 
+@pytest.mark.parametrize("completion", ["none", "map"])
 @pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
-@pytest.mark.parametrize("keep", [1 / 4, (1 / 4, 1 / 2, 1.0)], ids=["alike", "each"])
-@pytest.mark.parametrize("way", [("attention", "residual"), ("salience", "linear")], ids="-".join)
-def test_only_some_tokens_go_through_the_mlp(model, groups, keep, way):
+@pytest.mark.parametrize("score", SCORES)
+def test_sparse_attention_equals_the_masked_reference(model, score, groups, completion):
     images = make_images(model)
-    routing = {"mlp_keep": (1 / 3, 1.0, 1 / 5), "mlp_by": way[0], "mlp_rest": way[1]}
-    plan = make_plan(model, "sampled", groups, keep=keep, **routing)
+    plan = make_plan(model, score, groups, keep_queries=1 / 6, completion=completion)
+    wanted, dense = reference(model, plan, images), features(model, images)
+    assert_sparse_equals(wanted, features(sparsight.apply(model, plan), images), dense)
+
+
+@pytest.mark.parametrize("score", [*OF_TOKENS, "class-attention"])
+def test_other_scores_equal_the_masked_reference(model, score):
+    images, prefix = make_images(model), family_of(model).prefix_tokens(model)
+    settings = {"keep": (1 / 4, 1 / 2, 1.0), "keep_queries": (1 / 2, 1 / 8, 1 / 6)}
+    if score == "class-attention" and prefix == 0:
+        with pytest.raises(sparsight.PlanError, match=r"asks the class token .* this model has none"):
+            sparsight.apply(model, make_plan(model, score))
+        assert applied(model) is None
+        return
+    plan = make_plan(model, score, completion="map", **settings)
+    wanted, dense = reference(model, plan, images), features(model, images)
+    assert_sparse_equals(wanted, features(sparsight.apply(model, plan), images), dense)
+
+
+@pytest.mark.parametrize("completion", ["last", "map"])
+@pytest.mark.parametrize("score", [*OF_TOKENS, "map-error"])
+def test_only_some_tokens_go_through_the_mlp(model, score, completion):
+    images = make_images(model)
+    shares = {"layers": (0, 1, 3), "keep": (1 / 3, 1.0, 1 / 5)}
+    routing = sparsight.MLPRouting(score=score, completion=completion, min_tokens=0, **shares)
+    plan = plan_of(model, routing)
+    wanted, dense = reference(model, plan, images), features(model, images)
+    assert_sparse_equals(wanted, features(sparsight.apply(model, plan), images), dense)
+
+
+@pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
+def test_mlps_are_routed_in_layers_of_sparse_attention(model, groups):
+    images, layers = make_images(model), (0, 1, 2)
+    sve = sparsight.SVE(layers=layers, keep=1 / 4, sample_every=4, groups=groups, min_tokens=0)
+    routing = sparsight.MLPRouting(layers=(1, 2, 3), keep=1 / 3, min_tokens=0)
+    plan = plan_of(model, sve, routing)
     wanted = reference(model, plan, images)
-    all_through = plan.with_(method=plan.sve.model_copy(update={"mlp_keep": 1.0}))
-    unrouted = features(sparsight.apply(copy.deepcopy(model), all_through), images)
-    got = features(sparsight.apply(model, plan), images)
-    scale = wanted.abs().max()
-    assert (got - wanted).abs().max() <= 1e-5 * scale  # as in the test above
-    assert (got - unrouted).abs().max() > 1e-3 * scale
+    unrouted = features(sparsight.apply(copy.deepcopy(model), plan.with_(methods=[sve])), images)
+    assert_sparse_equals(wanted, features(sparsight.apply(model, plan), images), unrouted)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_keeping_everything_equals_dense(model, scorer):
+@pytest.mark.parametrize("score", SCORES)
+def test_keeping_everything_equals_dense(model, score):
     images = make_images(model)
     dense = features(model, images)
-    plan = make_plan(model, scorer, GROUPS["grouped"], keep=1.0)
+    plan = make_plan(model, score, GROUPS["grouped"], keep=1.0, completion="map")
     assert torch.equal(features(sparsight.apply(model, plan), images), dense)
+
+
+def test_routing_everything_equals_dense(model):
+    images = make_images(model)
+    dense = features(model, images)
+    sparsight.apply(model, plan_of(model, sparsight.MLPRouting(keep=1.0, min_tokens=0)))
+    assert torch.equal(features(model, images), dense)
 
 
 def test_keeping_all_but_one_key_goes_through_the_sparse_path(model):
@@ -221,8 +292,8 @@ def test_a_hook_that_changes_tokens_in_a_group_is_heeded(name):
     assert torch.equal(features(model, images), before)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_restore_brings_everything_back(model, scorer):
+@pytest.mark.parametrize("score", SCORES)
+def test_restore_brings_everything_back(model, score):
     images = make_images(model)
     dense = features(model, images)
     seen = []
@@ -233,7 +304,7 @@ def test_restore_brings_everything_back(model, scorer):
     values = {k: v.clone() for k, v in model.state_dict().items()}
     own = {id(p) for p in blocks_of(model)[1].parameters()}
     key = next(k for k, p in model.named_parameters() if id(p) in own)
-    plan = make_plan(model, scorer, GROUPS["grouped"])
+    plan = make_plan(model, score, GROUPS["grouped"], completion="map")
     plan = plan.with_(weights={f"model.{key}": values[key] + 1})
 
     returned = sparsight.apply(model, plan)
@@ -266,7 +337,7 @@ def test_training_mode_and_moves_reach_the_original(name):
     model.train()
     model.double()
     assert features(model.eval(), images.double()).dtype == torch.float64
-    assert blocks_of(model)[0].tensors["projector"].dtype == torch.float64
+    assert attentions_of(model)[0].tensor("projector").dtype == torch.float64
     model.train()
     sparsight.restore(model)
     assert all(m.training for m in model.modules())
@@ -382,10 +453,11 @@ def test_compiled_without_a_break_equals_eager():
 def test_all_layers_and_ranges_are_understood():
     model = make_model("augreg")
     sparsight.apply(model, sparsight.SVE(layers="all"))
-    assert applied(model).plan.method.layers == (0, 1, 2, 3)
+    assert applied(model).plan.sve.layers == (0, 1, 2, 3)
     sparsight.restore(model)
-    sparsight.apply(model, sparsight.SVE(layers=range(2, 4), keep=1 / 8, scorer="sampled"))
-    assert [type(b).__name__ for b in model.blocks] == ["Block", "Block", "SparseBlock", "SparseBlock"]
+    sparsight.apply(model, sparsight.SVE(layers=range(2, 4), keep=1 / 8, score="sampled"))
+    kinds = [type(b.attn).__name__ for b in model.blocks]
+    assert kinds == ["Attention", "Attention", "SparseAttention", "SparseAttention"]
 
 
 @pytest.mark.parametrize(
@@ -394,9 +466,14 @@ def test_all_layers_and_ranges_are_understood():
         (sparsight.SVE(), "needs calibration"),
         (sparsight.SVE(layers=(2, 4)), "names layer 4, but this model has layers 0 to 3"),
         (
-            sparsight.SVE(layers=(0,), scorer="linear"),
-            "no tensor 'sve.projector.0': scorer='linear' needs",
+            sparsight.SVE(layers=(0,), score="linear"),
+            "no tensor 'sve.0.projector': score='linear' needs",
         ),
+        (sparsight.SVE(layers=(0,), completion="map"), "no tensor 'sve.0.map': .* sparsight.optimize"),
+        (sparsight.MLPRouting(layers=(4,)), "names layer 4, but this model has layers 0 to 3"),
+        (sparsight.MLPRouting(), "no tensor 'mlp-routing.0.map': .* sparsight.optimize"),
+        (sparsight.LowerResolution(), "changes the pictures and not the model"),
+        ([], "a plan of no methods"),
         ("nowhere", "no run folder at nowhere"),
         ({"layers": (0,)}, "is no method's settings"),
     ],
@@ -420,8 +497,6 @@ def test_apply_twice_and_restore_without_apply_are_refused():
 
 
 def test_every_small_model_stands_for_a_family():
-    from sparsight.families import FAMILIES, family_of
-
     makers = (*WINDOWED.values(), *SWINS.values())
     models = [make_model(name) for name in ALL_MODELS] + [make() for make in makers]
     assert {family_of(model).name for model in models} == {f.name for f in FAMILIES}

@@ -1,8 +1,10 @@
 """The shape of the house: imports run one way, and the package is light to import."""
 
 import ast
+import graphlib
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,62 @@ def test_imports_run_one_way():
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_contract_names_every_part_and_its_type_checking_imports():
+    text = (SOURCE.parent.parent / "pyproject.toml").read_text()
+    linter = tomllib.loads(text)["tool"]["importlinter"]
+    (contract,) = linter["contracts"]
+    assert linter["exclude_type_checking_imports"] is False
+    assert contract["exhaustive"] is True
+    named = {part for layer in contract["layers"] for part in layer.split(" | ")}
+    there = {
+        path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert named == there - {"__init__"}
+
+
+# Imports that lead back: the front loads what is asked of it when it is first used, and a family is
+# unpickled by its name; neither is done while modules are loaded.
+FRONT = "sparsight"
+DEFERRED = {("sparsight.families.base", "sparsight.families")}
+
+
+def imports_of(module, tree, modules):
+    """Our modules that a module imports anywhere: on top, for type checking alone, in functions."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} imports relatively"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                yield whole if whole in modules else node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_no_import_leads_back_not_even_for_type_checking():
+    modules = {}
+    for path in SOURCE.rglob("*.py"):
+        parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {
+        module: set(imports_of(module, ast.parse(path.read_text()), modules)) & modules.keys()
+        for module, path in modules.items()
+    }
+    assert "sparsight.families.windows" in graph["sparsight.families.base"]
+    assert "sparsight.stages.search.evolution" in graph["sparsight.stages.search.trials"]
+    assert "sparsight.methods" in graph[FRONT]  # for type checking alone
+    graph[FRONT] = set()
+    for module, deferred in DEFERRED:
+        graph[module].remove(deferred)
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names a circle
+    assert set(order) == modules.keys()
+
+
+def test_the_front_imports_nothing_of_its_own_before_it_is_used():
+    for node in ast.parse((SOURCE / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            assert not ast.unparse(node).startswith(("import sparsight", "from sparsight"))
 
 
 def test_importing_the_package_loads_nothing_heavy():

@@ -6,8 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import make_model
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def tiny_model():
+    return make_model("augreg")
 
 
 @pytest.fixture
@@ -15,8 +21,8 @@ def suite(monkeypatch):
     """The modules of the benchmarks, importable as their scripts import one another."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     yield
-    for name in ("harness", "arms", "run", "scaling", "speed_tables", "markdown"):
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if (BENCHMARKS / f"{name}.py").is_file()]:
+        del sys.modules[name]
 
 
 def test_holes_are_recorded_and_the_others_measured(suite):
@@ -181,6 +187,120 @@ def test_tables_show_the_holes(suite):
     assert "medians of 3 interleaved" in table
     assert "at abc" in table
     assert "| 1.40x | 1.50x | 6 |" in table
+
+
+def test_every_rung_runs_on_a_model_that_can_take_it(suite, tiny_model):
+    import arms
+
+    subject = arms.Subject(tiny_model, torch.randn(1, 3, 128, 128))
+    rungs = arms.settings(subject) | arms.fewer_tokens(subject)
+    assert "+ MLP routing" in rungs
+    assert "sparse attention, then early exit" in rungs
+    with torch.no_grad():
+        wanted = subject.call(tiny_model)()
+        for name, what in rungs.items():
+            methods = what if isinstance(what, tuple) else (what,)
+            changed = subject.changed([method.at_any_size() for method in methods])
+            found = subject.call(changed)()
+            assert found.shape == wanted.shape, name
+            assert not torch.equal(found, wanted), name
+
+
+def test_a_module_is_measured_as_a_plan_would_run_it(suite):
+    import attention
+
+    block = attention.Block(48, 2, qkv_bias=True).eval()
+    h = torch.randn(1, 65, 48)
+    with torch.inference_mode():
+        calls = {name: build() for name, build in attention.module_arms(block, h, 8).items()}
+        results = {name: call() for name, call in calls.items() if name.startswith("module")}
+    assert results.keys() >= {"module dense", "module sampled 1/16", "module linear", "module reuse"}
+    assert all(result.shape == h.shape for result in results.values())
+    assert not torch.equal(results["module reuse"], results["module dense"])
+
+
+def test_plans_and_parts_of_a_result_are_kept_for_the_next_run(suite, tiny_model, tmp_path, monkeypatch):
+    import rows
+
+    import sparsight
+    from sparsight.stages.bench import bench_of
+
+    monkeypatch.setattr(rows, "code", lambda: "one")
+    pictures = [torch.randn(3, 128, 128, generator=torch.Generator().manual_seed(n)) for n in range(16)]
+    bench = bench_of(tiny_model, pictures)
+    exit_ = sparsight.EarlyExit(after=(0,), keep=0.2)
+    plan, seconds = rows.completed(bench, exit_, tmp_path / "plan")
+    again = rows.completed(bench, exit_, tmp_path / "plan")
+    assert again == (plan, seconds)
+    other, _ = rows.completed(bench, exit_.model_copy(update={"keep": 0.3}), tmp_path / "plan")
+    assert other != plan
+
+    made = []
+
+    def make():
+        made.append(1)
+        return {"value": len(made)}
+
+    file = tmp_path / "part.json"
+    assert rows.kept(file, make, "key", (1, 2)) == {"value": 1}
+    assert rows.kept(file, make, "key", (1, 2)) == {"value": 1}
+    assert rows.kept(file, make, "another", (1, 2)) == {"value": 2}
+    monkeypatch.setattr(rows, "code", lambda: "two")
+    assert rows.kept(file, make, "another", (1, 2)) == {"value": 3}
+
+
+PROTOCOL = {
+    "machine": "m", "threads": 2, "dtype": "float32", "versions": {"torch": "2", "timm": "1"},
+    "resolution": "64x64", "scenes": 2, "calibration_pictures": 2, "resolution_scenes": 2,
+    "timed_pictures": 1, "calibration": "a mixture",
+}  # fmt: skip
+ROW = {
+    "method": "sve", "setting": "9 layers", "latency_ms": 5.0, "latency_q1_ms": 4.0,
+    "latency_q3_ms": 6.0, "speedup": 2.0, "gflops": 1.0, "miou": 0.5, "miou_low": -0.25,
+    "miou_high": 0.125, "accuracy": 0.75, "relative_error": 0.25, "relative_error_worst": 0.5,
+    "completing_s": 3.0,
+}  # fmt: skip
+
+
+def test_tables_of_quality_show_the_worst_picture_and_the_interval(suite):
+    import quality_tables as tables
+
+    table = tables.completion({"protocol": PROTOCOL, "rows": [ROW]})
+    assert "| -0.2500 to +0.1250 |" in table
+    assert "| 0.250 | 0.500 | 3 s |" in table
+    level = {"level": "usual", "objects_share": 0.03, "arm": "dense", "staying": 1.0}
+    full = level | {"level": "full", "miou": 0.25}
+    own = [ROW | level | {"setting": ""}, ROW | full | {"setting": ""}]
+    own += [ROW | level | {"arm": "a", "miou": 0.49}, ROW | full | {"arm": "a", "speedup": 1.0}]
+    table = tables.fuller({"protocol": PROTOCOL, "rows": own})
+    assert "| 9 layers | 1.50x | 100 % | 2.00x | -1.0 | 0.250 | 100 % | 1.00x | +0.0 |" in table
+
+
+def test_a_page_without_its_result_says_what_is_missing(suite, tmp_path):
+    import render
+
+    page = "<!-- results: completion -->\nold\n<!-- end -->\n"
+    lacking = []
+    assert render.rendered(page, tmp_path, lacking) == page
+    assert "'completion' needs" in lacking[0]
+    assert "completion-cpu.json" in lacking[0]
+    result = tmp_path / "completion-cpu.json"
+    result.write_text(json.dumps({"protocol": PROTOCOL, "rows": [{"name": "of another edition"}]}))
+    lacking = []
+    assert render.rendered(page, tmp_path, lacking) == page
+    assert "cannot read" in lacking[0]
+    result.write_text(json.dumps({"protocol": PROTOCOL, "rows": [ROW]}))
+    lacking = []
+    assert "| `sve` | 9 layers |" in render.rendered(page, tmp_path, lacking)
+    assert not lacking
+
+
+def test_every_block_of_the_pages_has_a_table(suite):
+    import render
+
+    for page in (render.ROOT / "README.md", *(render.ROOT / "docs").glob("*.md")):
+        for match in render.BLOCK.finditer(page.read_text(encoding="utf-8")):
+            assert match["name"] == "families" or match["name"] in render.TABLES, page.name
 
 
 def test_results_name_their_revision_and_machine():

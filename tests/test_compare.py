@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_images, make_model
+from conftest import make_images, make_model, make_timm_sam2
 from typer.testing import CliRunner
 
 import sparsight
@@ -13,13 +13,13 @@ from sparsight.methods import METHODS
 from sparsight.ops.grids import regrid
 from sparsight.plan import Plan
 from sparsight.stages.arm import Arm, arm_of
-from sparsight.stages.compare import compare, line_up
+from sparsight.stages.compare import COMBINED, combined, compare, line_up
 
 
 def test_a_lower_resolution_is_the_model_on_a_smaller_picture_with_enlarged_features():
     model = make_model("augreg")
     pictures = make_images(model, grid=(8, 12))
-    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (128, 192))
+    arm = arm_of(model, Plan(methods=(sparsight.LowerResolution(scale=0.5),)), (128, 192))
     with torch.no_grad():
         own = arm(pictures)
         full = arm.full_size(pictures)
@@ -44,7 +44,7 @@ def test_regrid_of_the_same_grid_changes_nothing():
 
 def test_a_model_of_one_size_is_told_the_lower_one():
     model = make_model("dinov2", dynamic_img_size=False, img_size=112)
-    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (112, 112))
+    arm = arm_of(model, Plan(methods=(sparsight.LowerResolution(scale=0.5),)), (112, 112))
     with torch.no_grad():
         assert arm.full_size(torch.randn(1, 3, 112, 112)).shape == (1, 65, 48)
         assert model.forward_features(torch.randn(1, 3, 112, 112)).shape == (1, 65, 48)
@@ -61,8 +61,11 @@ def test_compare_has_a_row_for_every_method_that_fits():
     result = compare(model, images, repeats=1, max_images=2)
     rows = result["rows"]
     found = {row["method"] for row in rows}
-    assert {"dense", "lower-resolution", "tome", "cls-topk", "sve", "sve-mlp"} <= found
-    assert found - {"dense", "sve-mlp"} | result["left_out"].keys() == METHODS.keys()
+    assert {"dense", "lower-resolution", "tome", "cls-topk", "sve", COMBINED} <= found
+    assert {"mlp-routing", "early-exit"} <= found
+    assert found - {"dense", COMBINED} | result["left_out"].keys() == METHODS.keys()
+    assert set(result["left_out"]) == {"spot", "sparsevit"}
+    assert result["left_out"]["spot"] == "needs training: give a run of it"
     dense = rows[0]
     assert (dense["method"], dense["speedup"], dense["relative_error"]) == ("dense", 1.0, 0.0)
     for row in rows[1:]:
@@ -74,18 +77,46 @@ def test_compare_has_a_row_for_every_method_that_fits():
     by_method = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    for method in ("lower-resolution", "tome", "cls-topk", "sve"):
+    for method in ("lower-resolution", "tome", "cls-topk", "mlp-routing", "early-exit"):
         counts = [row["gflops"] for row in by_method[method]]
         assert counts == sorted(counts, reverse=True)  # ladders go from mild to hard
-    for routed, plain in zip(by_method["sve-mlp"], by_method["sve"], strict=True):
-        assert routed["gflops"] < plain["gflops"]
+    published = [row for row in by_method["sve"] if "map" not in row["setting"]]
+    completed = by_method["sve"][len(published) :]
+    counts = [row["gflops"] for row in published]
+    assert counts == sorted(counts, reverse=True)
+    for plain, whole in zip(published[-2:], completed, strict=True):
+        assert whole["setting"] == f"{plain['setting']}, map"
+        assert plain["gflops"] < whole["gflops"]
+        assert whole["relative_error"] < plain["relative_error"]
+
+
+def test_methods_are_combined_from_mild_to_hard_and_by_a_bound_on_the_error():
+    rows = combined(make_model("augreg"), (0, 1, 2, 3))
+    assert [row[0].layers for row in rows] == [(0, 1)] * 4
+    leaving = [row[1] for row in rows]
+    assert [row.after for row in leaving] == [(1,)] * 4
+    assert [row.keep for row in leaving[:3]] == sorted((row.keep for row in leaving[:3]), reverse=True)
+    assert [row.bound for row in leaving] == [None] * 3 + ["calibrated"]
+    assert combined(make_timm_sam2(), (5, 6, 8)) == []  # tokens cannot leave where there are windows
+
+
+def test_a_completed_method_that_pictures_do_not_determine_is_left_out_with_the_reason():
+    model = make_model("augreg")
+    entries, left_out = line_up(model, make_images(model, batch=1), [], ["early-exit"], (144, 112))
+    assert [entry.method for entry in entries] == ["dense"]
+    assert "give more or larger pictures" in left_out["early-exit"]
+    # Where harder settings skip enough tokens for a map, those have a row.
+    entries, left_out = line_up(model, make_images(model, batch=3), [], ["early-exit"], (144, 112))
+    assert ["0.3" in entry.setting for entry in entries[1:]][-1]
+    assert 1 < len(entries) < 5
+    assert not left_out
 
 
 def test_a_run_is_compared_too_and_a_method_that_does_not_fit_is_left_out_with_the_reason():
     model = make_model("siglip")
     images = make_images(model, batch=1)
-    plan = Plan(method=sparsight.SVE(layers=(1,), min_tokens=0)).with_(
-        weights={"model.blocks.1.norm1.bias": torch.zeros(48)}
+    plan = Plan(methods=(sparsight.SVE(layers=(1,), min_tokens=0),)).with_(
+        weights={"model.blocks.1.norm1.bias": torch.zeros(48)}, recipe={"distillation": {}}
     )
     entries, left_out = line_up(model, images, [plan], ["cls-topk", "tome"], (144, 112))
     assert [e.method for e in entries if e.trained] == ["sve"]
@@ -105,7 +136,7 @@ def test_unknown_methods_and_changed_models_are_refused():
 
 def test_the_command_writes_figures_and_picture(tmp_path):
     file = tmp_path / "compare.json"
-    command = ["compare", "demo", "--json", str(file), "--resolution", "512", "--max-images", "1"]
+    command = ["compare", "demo", "--json", str(file), "--resolution", "256", "--max-images", "1"]
     done = CliRunner().invoke(app, [*command, "--repeats", "1", "--method", "tome"])
     assert done.exit_code == 0, done.output
     result = json.loads(file.read_text())

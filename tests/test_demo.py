@@ -7,8 +7,9 @@ import torch
 
 import sparsight
 from sparsight.demo import encoder
+from sparsight.demo import run as running
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate
-from sparsight.demo.run import packaged_plan, run_demo
+from sparsight.demo.run import BEST, RELEVANCE, packaged_plan, run_demo, settings
 from sparsight.demo.scenes import KINDS, SceneSet
 from sparsight.families import family_of
 from sparsight.stages.arm import Arm
@@ -70,15 +71,40 @@ def test_the_packaged_plan_fits_the_encoder(model):
     sparsight.restore(model)
 
 
+def test_the_package_has_the_weights_it_names_and_no_others():
+    assert {path.name for path in WEIGHTS.iterdir()} == {
+        "encoder.json", "encoder.safetensors", RELEVANCE,
+    }  # fmt: skip
+    assert packaged_plan().one(sparsight.SPOT).completion == "last"
+
+
+def test_the_rows_are_published_completed_and_combined():
+    rows = settings()
+    assert rows["sve + early-exit"] == BEST
+    (published,), (completed,) = rows["sve"], rows["sve-completed"]
+    assert (published.completion, completed.completion) == ("none", "map")
+    assert published.completed() == completed
+    assert {m.completion for (m,) in (rows["early-exit-last-value"], rows["early-exit"])} == {
+        "last", "map",
+    }  # fmt: skip
+    for methods in rows.values():
+        assert sparsight.Plan(methods=methods).label
+
+
+@pytest.fixture
+def few_scenes(monkeypatch):
+    """To calibrate on: enough for maps of 129 rows."""
+    monkeypatch.setattr(running, "CALIBRATION_SCENES", 2)
+
+
+@pytest.mark.usefixtures("few_scenes")
 def test_demo_runs_and_says_everything(tmp_path):
     said = []
     result = run_demo(tmp_path, (512, 512), scenes=2, repeats=1, full=False, say=said.append)
     assert len(said) == 4
     names = [row["name"] for row in result["rows"]]
     assert names[0] == "dense"
-    assert {
-        "sve-undistilled", "sve-distilled", "sve-linear", "sve-reuse", "sve-sampled",
-    } <= set(names)  # fmt: skip
+    assert names[1:] == list(settings())
     keys = {
         "name", "latency_ms", "speedup", "gflops", "miou", "accuracy", "relative_error", "cosine",
     }  # fmt: skip
@@ -92,7 +118,28 @@ def test_demo_runs_and_says_everything(tmp_path):
     assert all(0 <= row["miou"] <= 1 for row in result["rows"])
     needed = {"machine", "versions", "dtype", "threads", "resolution", "batch", "repeats"}
     assert needed <= set(result["protocol"])
-    assert sparsight.load(tmp_path) == packaged_plan()
+    plan = sparsight.load(tmp_path)
+    assert [type(method) for method in plan.methods] == [sparsight.SVE, sparsight.EarlyExit]
+    assert not any(name.startswith("model.") for name in plan.weights)  # nothing is trained
+    by_name = {row["name"]: row for row in result["rows"]}
+    # What completion is for.
+    assert by_name["sve-completed"]["relative_error"] < by_name["sve"]["relative_error"]
+    last, completed = (by_name[name] for name in ("early-exit-last-value", "early-exit"))
+    assert completed["relative_error"] < 0.5 * last["relative_error"]
+
+
+@pytest.mark.usefixtures("few_scenes")
+def test_the_full_demo_distils_from_the_completed_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "DISTILLATION", sparsight.Distillation(steps=2))
+    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
+    monkeypatch.setattr(running, "settings", lambda: {"sve-completed": (running.NINE.completed(),)})
+    result = run_demo(tmp_path, (256, 256), scenes=1, repeats=1, full=True, say=print)
+    assert [row["name"] for row in result["rows"]] == [
+        "dense", "sve-completed", "sve-completed-distilled",
+    ]  # fmt: skip
+    plan = sparsight.load(tmp_path / "distilled")
+    assert {f"sve.{layer}.map" for layer in plan.sve.layers} <= plan.weights.keys()
+    assert any(name.startswith("model.") for name in plan.weights)
 
 
 def test_demo_refuses_a_resolution_that_does_not_fit(tmp_path):

@@ -11,14 +11,16 @@ from contextlib import contextmanager
 import pytest
 import torch
 from browser import browser, needs_chromium, requests_of, weak_text
-from conftest import SWINS, heed_interrupts, make_images, make_model
+from conftest import SWINS, heed_interrupts, make_images, make_model, plan_of
 from PIL import Image
 
 import sparsight
 from sparsight.attach import family_in
 from sparsight.errors import ImagesError, PlanError, SparsightError
-from sparsight.explore.page import _saved, _shown, build, figures
-from sparsight.explore.session import OWN, Session, Setting, layers_from
+from sparsight.explore.page import _saved, _shown, build, figures, told
+from sparsight.explore.pictures import opened
+from sparsight.explore.session import Session
+from sparsight.explore.setting import OWN, Setting, layers_from
 from sparsight.images import ImageFolder
 from sparsight.ops.partition import kept_count
 from sparsight.plan import Plan
@@ -78,7 +80,7 @@ def test_a_plan_with_weights_of_its_own_leaves_the_dense_model_alone(session):
     model, picture = session.model, picture_of(session)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     name = next(name for name, value in model.named_parameters() if value.ndim == 2)
-    given = sparsight.Plan(method=sparsight.SVE(layers=(1, 2)))
+    given = Plan(methods=(sparsight.SVE(layers=(1, 2)),))
     session.plan = given.with_(weights={f"model.{name}": 2 * before[name]})
     # Keeping everything, only the plan's own weight sets the two models apart.
     assert session.see(picture, "a", Setting(keep=1.0), 1).look["relative_error"] > 0
@@ -100,30 +102,90 @@ def test_pictures_called_the_same_are_told_apart(session, tmp_path):
 
 
 def test_the_methods_are_those_that_fit(session, tmp_path):
-    assert session.methods() == ["sve", "tome", "cls-topk"]  # SPOT needs training, SparseViT windows
+    # SPOT needs training, SparseViT windows.
+    assert session.methods() == ["sve", "early-exit", "tome", "cls-topk"]
     swin = make_session(SWINS["timm_swin"](), tmp_path, side=20)
     assert swin.methods() == ["sparsevit"]
-    assert session.scorers() == ["sampled", "exact"]  # no projector without a run
+    every = ["sampled", "exact", "class-attention", "standout", "magnitude"]
+    assert session.scores() == every  # no projector without a run
+    run = plan_of(session.model, sparsight.SVE(layers="all", score="linear"))
+    session.plan = run
+    assert session.scores() == ["sampled", "exact", "linear", *every[2:]]
+    assert session.plan_of(Setting(score="linear")).weights.keys() == run.weights.keys()
+    no_class = make_session(make_model("siglip"), tmp_path)
+    assert no_class.scores() == ["sampled", "exact", "standout", "magnitude"]
     with pytest.raises(PlanError, match="windows"):
         session.plan_of(Setting("sparsevit"))
 
 
 def test_a_run_is_shown_and_saved_as_it_is(session):
-    own = sparsight.SVE(
-        layers=(1, 2, 3), keep=(0.5, 0.5, 0.25), keep_queries=0.1, mlp_keep=0.5, groups=((2, 3),),
-        sample_every=4,
+    own = plan_of(
+        session.model,
+        sparsight.SVE(layers=(0, 1), keep=(0.5, 0.25), keep_queries=0.1, groups=((0, 1),),
+                      sample_every=4, completion="map"),
+        sparsight.MLPRouting(layers=(0, 2), keep=0.5),
+        sparsight.EarlyExit(after=(2,), keep=0.5),
     )  # fmt: skip
-    session.plan = Plan(method=own)
+    session.plan = own
     assert session.methods()[0] == OWN
     saved = load(session.save(Setting(OWN, keep=0.9)))
-    assert saved.method == own.at_any_size()
+    assert saved.methods == own.at_any_size().methods
+    assert saved.weights.keys() == own.weights.keys()
+    assert all(saved.weights[name].equal(value) for name, value in own.weights.items())
+    one = session.plan_of(Setting(keep=0.9))
+    assert one.sve.named_layers == (0, 1)  # as the run has it, where the page names none
+    assert one.methods == (one.sve,)
+    assert one.weights == {}
+
+
+def test_tokens_that_exit_are_completed_on_the_pictures_of_the_session(session):
+    setting, picture = Setting("early-exit", keep=0.5), picture_of(session)
+    last = session.see(picture, "a", setting, 1)
+    assert session.plan_of(setting).one(sparsight.EarlyExit).completion == "last"
+    assert "keep their last value: there are no pictures" in told(last)
+    tokens, left = 1 + 100, last.look["maps"]["left"]
+    assert (left == 0).sum() == kept_count(tokens, 0.5, 1) - 1
+    assert (left == 1).sum() == tokens - kept_count(tokens, 0.5, 1)
+
+    with_pictures = make_session(session.model, session.out)
+    with_pictures.images = make_images(session.model, batch=4, grid=(10, 10))
+    found = with_pictures.plan_of(setting)
+    assert found.one(sparsight.EarlyExit).completion == "map"
+    assert found.recipe["completion"][0]["left"] < 1
+    assert with_pictures.plan_of(setting) is found  # fitted once
+    own = with_pictures.images[0]
+    better, worse = with_pictures.see(own, "b", setting, 1), session.see(own, "b", setting, 1)
+    assert better.look["relative_error"] < 0.8 * worse.look["relative_error"]
+    assert better.look["maps"]["left"].tolist() == worse.look["maps"]["left"].tolist()
+    assert "last value" not in told(better)
+    saved = load(with_pictures.save(setting))
+    assert all(saved.weights[name].equal(value) for name, value in found.weights.items())
+
+
+def test_too_few_pictures_for_a_map_are_told(session):
+    session.images = make_images(session.model, batch=1, grid=(10, 10))
+    seen = session.see(picture_of(session), "a", Setting("early-exit", keep=0.9), 1)
+    assert "cannot be fitted to" in told(seen)
+    whole = session.see(picture_of(session), "a", Setting("early-exit", keep=1.0), 1)
+    assert whole.look["relative_error"] == 0
+    assert "Note" not in told(whole)  # nothing is left to complete
+
+
+def test_a_run_brings_its_weights_to_the_method_that_has_them(session):
+    model = session.model
+    name, weight = next((name, p) for name, p in model.named_parameters() if p.ndim == 2)
+    run = plan_of(model, sparsight.SVE(layers=(0,), score="linear"), sparsight.EarlyExit(after=(1,)))
+    session.plan = run.with_(weights={f"model.{name}": 2 * weight.detach()})
+    assert set(session.plan_of(Setting(score="linear")).weights) == {
+        "sve.0.projector", f"model.{name}"
+    }  # fmt: skip
+    assert session.plan_of(Setting("tome")).weights == {}
 
 
 def test_a_disk_that_refuses_is_one_sentence(session, tmp_path):
     (tmp_path / "file").write_text("")
     session.out = tmp_path / "file" / "plans"
-    told = _saved(session, "sve", 0.5, "sampled", "")
-    assert told.startswith("**Not saved:**")
+    assert _saved(session, "sve", 0.5, "sampled", "").startswith("**Not saved:**")
 
 
 def test_layers_are_understood_or_refused():
@@ -138,16 +200,16 @@ def test_layers_are_understood_or_refused():
 def test_wrong_pictures_are_one_sentence(session, tmp_path):
     broken = tmp_path / "<b>broken.png"
     broken.write_bytes(b"no picture")
-    images, told = _shown(session, str(broken), None, "1", "sve", 0.25, "sampled", "")
+    images, said = _shown(session, str(broken), None, "1", "sve", 0.25, "sampled", "")
     assert images == ""
-    assert told.startswith("**Not possible:**")
-    assert "<b>" not in told
-    assert "Traceback" not in told
-    assert str(tmp_path) not in told
+    assert said.startswith("**Not possible:**")
+    assert "<b>" not in said
+    assert "Traceback" not in said
+    assert str(tmp_path) not in said
     large = tmp_path / "large.png"
     Image.new("1", (9_000, 9_000)).save(large)
     with pytest.raises(ImagesError, match="million pixels"):
-        session.opened(large)
+        opened(large)
     assert _shown(session, None, None, "1", "sve", 0.25, "sampled", "") == (
         "",
         "Drop in a picture first.",
@@ -199,11 +261,11 @@ def served(out):
     finally:
         server.send_signal(signal.SIGINT)
         try:
-            told = server.communicate(timeout=30)[1]
+            said = server.communicate(timeout=30)[1]
         finally:
             server.kill()  # a server that will not end fails this test, not the next
             server.wait()
-        assert "Traceback" not in told
+        assert "Traceback" not in said
         assert not list(uploads.rglob("*.png"))  # what was dropped in is gone
 
 
@@ -222,14 +284,14 @@ def test_in_a_browser(tmp_path):
         def text(place):
             return driver.find_element(By.ID, place).text
 
-        def opened(_):
+        def reached(_):
             try:
                 driver.get(address)
             except WebDriverException:
                 return False
             return True
 
-        wait.until(opened)
+        wait.until(reached)
         wait.until(lambda d: d.find_elements(By.CSS_SELECTOR, "input[type=file]"))
         wait.until(lambda d: "features moved" in text("told-A"))  # it opens with a picture
         upload = driver.find_element(By.CSS_SELECTOR, "input[type=file]")
@@ -275,6 +337,6 @@ def test_in_a_browser(tmp_path):
 
 def test_pictures_of_a_folder_can_be_chosen(session):
     session.images = make_images(session.model, batch=2, grid=(10, 10))
-    images, told = _shown(session, None, "picture 1", "1", "sve", 0.5, "exact", "1-2")
+    images, said = _shown(session, None, "picture 1", "1", "sve", 0.5, "exact", "1-2")
     assert "picture 1" in images
-    assert "features moved by" in told
+    assert "features moved by" in said

@@ -86,7 +86,7 @@ def test_the_other_verbs_take_what_it_writes(data, tmp_path):
     written = load_file(tmp_path / "out" / WEIGHTS_FILE)
     assert torch.equal(loaded.model.blocks[3].mlp.fc1.weight, written["blocks.3.mlp.fc1.weight"])
     assert not torch.equal(loaded.model.blocks[3].mlp.fc1.weight, model.blocks[3].mlp.fc1.weight)
-    plan = sparsight.Plan(method=sparsight.SVE(layers=(4, 5), min_tokens=1), resolution=other)
+    plan = sparsight.Plan(methods=(sparsight.SVE(layers=(4, 5), min_tokens=1),), resolution=other)
     found = sparsight.evaluate(loaded.model, plan, "salient", data)
     assert found["scores"][0]["metric"] == "IoU"
 

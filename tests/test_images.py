@@ -6,7 +6,14 @@ import torch
 from PIL import Image
 
 from sparsight.errors import ImagesError
-from sparsight.images import ImageFiles, ImageFolder, Reader, check_resolution, parse_resolution
+from sparsight.images import (
+    Held,
+    ImageFiles,
+    ImageFolder,
+    Reader,
+    check_resolution,
+    parse_resolution,
+)
 
 
 def fill(folder, count=4, size=(40, 30)):
@@ -128,3 +135,43 @@ def test_places_are_kept_when_pictures_are_skipped(tmp_path):
     folder = fill(tmp_path / "a", 4)
     (folder / "1.png").write_bytes(b"")
     assert [place for place, _ in Reader(ImageFolder(folder, (8, 8))).placed(4)] == [0, 2, 3]
+
+
+class Counted:
+    """Three pictures of 48 bytes, the second unreadable, that count how often they are read."""
+
+    def __init__(self):
+        self.reads = [0, 0, 0]
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        if index == 1:
+            raise ImagesError("broken")
+        return torch.full((3, 2, 2), float(index))
+
+    def name_of(self, index):
+        return "abc"[index]
+
+
+@pytest.mark.parametrize(("budget", "reads"), [(96, [1, 1, 1]), (95, [1, 1, 4]), (0, [4, 1, 4])])
+def test_pictures_are_read_once_as_far_as_the_memory_goes(budget, reads):
+    images = Counted()
+    held = Held(images, budget)
+    for _ in range(2):
+        reader = Reader(held)
+        assert [place for place, _ in reader.placed(3)] == [0, 2]
+        assert [picture[0, 0, 0].item() for picture in reader.spread(3)][-1] == 2
+        assert reader.skipped == {1: "broken"}
+    assert held.name_of(1) == "b"
+    # Four times if it is not kept; that one is unreadable needs no memory.
+    assert images.reads == reads
+
+
+def test_a_picture_with_its_labels_counts_as_a_whole():
+    pairs = [(torch.zeros(3, 2, 2), torch.zeros(2, 2)), (torch.ones(3, 2, 2), torch.ones(2, 2))]
+    held = Held(pairs, budget_bytes=64 + 63)  # one pair is 48 + 16 bytes
+    assert [held[0][0].sum(), held[1][1].sum()] == [0, 4]
+    assert list(held.kept) == [0]

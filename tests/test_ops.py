@@ -32,8 +32,7 @@ def test_two_calls_equal_the_mask(b, h, n, d, prefix, queries, keys, seed):
     order = partition.rank(torch.rand(b, n), prefix)
     nq, nk = (partition.kept_count(n, f, prefix) for f in (queries, keys))
     wanted = masked_attention(q, k, v, order, nq, nk)
-    got = sparse_attention(*(partition.take_heads(x, order) for x in (q, k, v)), nq, nk)
-    got = partition.take(got.flatten(2), partition.inverse(order)).view(b, n, h, d)
+    got = sparse_attention(q, k, v, order[:, : max(nq, nk)], nq, nk)
     # Sums of at most 150 float32 products of size one: rounding stays well under 1e-5.
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
@@ -43,8 +42,7 @@ def test_two_calls_in_half_precision(dtype):
     q, k, v = random_qkv(2, 3, 77, 16, dtype=dtype)
     order = partition.rank(torch.rand(2, 77), 1)
     wanted = masked_attention(q.double(), k.double(), v.double(), order, 10, 20)
-    got = sparse_attention(*(partition.take_heads(x, order) for x in (q, k, v)), 10, 20)
-    got = partition.take(got.flatten(2), partition.inverse(order)).view(2, 77, 3, 16)
+    got = sparse_attention(q, k, v, order[:, :20], 10, 20)
     # An output is a mean of values of size 2, rounded on the way a few times to the dtype's precision.
     assert (got - wanted).abs().max() < 16 * torch.finfo(dtype).eps
 
@@ -68,12 +66,32 @@ def test_rank_puts_prefix_first_and_sorts_the_rest():
     assert partition.rank(score, 0).tolist() == [[2, 4, 3, 1, 0], [1, 4, 2, 3, 0]]
 
 
+@given(n=st.integers(6, 200), prefix=st.sampled_from([0, 1, 5]), seed=st.integers(0, 10_000))
+def test_top_is_the_head_of_the_rank_and_others_are_the_rest(n, prefix, seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Without ties, which topk and a stable sort may break in other ways.
+    score = torch.stack([torch.randperm(n, generator=generator) for _ in range(2)]).float()
+    for count in (prefix + 1, (n + prefix) // 2, n):
+        chosen = partition.top(score, count, prefix)
+        ranked = partition.rank(score, prefix)[:, :count]
+        assert torch.equal(chosen[:, prefix:], ranked[:, prefix:])
+        assert torch.equal(chosen[:, :prefix].sort(1).values, ranked[:, :prefix])
+        rest = partition.others(chosen, n)
+        for image in range(2):
+            wanted = sorted(set(range(n)) - set(chosen[image].tolist()))
+            assert rest[image].tolist() == wanted
+
+
 @given(b=st.integers(1, 3), n=st.integers(1, 40), c=st.integers(1, 5))
 def test_take_and_inverse(b, n, c):
     x, order = torch.randn(b, n, c), torch.rand(b, n).argsort(1)
     taken = partition.take(x, order)
     assert torch.equal(taken, x.gather(1, order[..., None].expand(-1, -1, c)))
     assert torch.equal(partition.take(taken, partition.inverse(order)), x)
+    kept = order[:, : (n + 1) // 2]
+    new = partition.put(x, kept, partition.take(x, kept) + 1)
+    moved = torch.zeros(b, n, 1).scatter(1, kept[..., None], 1.0)
+    assert torch.equal(new, x + moved)
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (3, 6, 4), (2, 1, 6, 4), (2, 3, 6, 4)])

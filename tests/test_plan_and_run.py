@@ -4,13 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import make_images, make_model
+from conftest import make_images, make_model, plan_of
 from safetensors.torch import save_file
 from test_apply import features, make_plan
 
 import sparsight
-from sparsight.attach import identity
 from sparsight.families import family_of
+from sparsight.identity import identity
 from sparsight.methods import METHODS
 from sparsight.plan import Plan
 from sparsight.run import weights_file
@@ -28,8 +28,30 @@ def full_plan(model):
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_every_methods_default_settings_survive_json(method):
-    plan = Plan(method=method.config())
+    plan = Plan(methods=(method.config(),))
     assert Plan.from_json(plan.to_json()) == plan
+    assert plan.name == method.name
+
+
+def test_a_plan_of_several_methods_survives_json_and_finds_each():
+    sve, routing = sparsight.SVE(layers=(0, 1)), sparsight.MLPRouting(keep=(1 / 2, 1 / 4), layers=(2, 3))
+    plan = Plan(methods=(sve, routing))
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.methods == (sve, routing)
+    assert (again.sve, again.find(sparsight.MLPRouting), again.find(sparsight.ToMe)) == (
+        sve,
+        routing,
+        None,
+    )
+    assert again.name == "sve + mlp-routing"
+    assert again.label == f"{sve.label()}; {routing.label()}"
+    with pytest.raises(sparsight.PlanError, match=r"for ToMe alone, and the plan has sve \+ mlp-rou"):
+        again.one(sparsight.ToMe)
+    fewer = routing.model_copy(update={"layers": (3,), "keep": 1 / 8})
+    assert again.changed(fewer).methods == (sve, fewer)
+    assert [method.min_tokens for method in again.at_any_size().methods] == [0, 0]
+    assert [method.min_tokens for method in again.methods] == [1024, 1024]
 
 
 def test_a_saved_run_gives_the_same_model(tmp_path):
@@ -101,7 +123,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name():
     for weights, reason in (
         ({"model.blocks.9.norm1.bias": torch.zeros(48)}, "changes 'blocks.9.norm1.bias'"),
         ({"model.norm.bias": torch.zeros(7)}, r"'norm.bias' has shape \(48,\) .* \(7,\)"),
-        ({"sve.projector.0": torch.zeros(5)}, r"shape \(5,\), not \(48,\)"),
+        ({"sve.0.projector": torch.zeros(5)}, r"shape \(5,\), not \(48,\)"),
         ({"model.norm.bias": torch.full((48,), torch.nan)}, "not finite"),
     ):
         with pytest.raises(sparsight.PlanError, match=reason):
@@ -123,20 +145,22 @@ DAMAGE = {
     "a list": (lambda f: (f / "plan.json").write_text("[]"), "must be an object"),
     "not text": (lambda f: (f / "plan.json").write_bytes(b"\xff\xfe\x00"), "cannot read"),
     "no version": (lambda f: edit(f, lambda d: d.pop("version")), "keys type, version and data"),
-    "new version": (lambda f: edit(f, lambda d: d.update(version=2)), "reads version 1"),
+    "new version": (lambda f: edit(f, lambda d: d.update(version=3)), "reads versions 1 and 2"),
     "other type": (lambda f: edit(f, lambda d: d.update(type="x")), "has type 'x'"),
     "odd type": (lambda f: edit(f, lambda d: d.update(type=["x"])), "has type"),
     "unknown key": (lambda f: edit(f, lambda d: d["data"].update(evil=1)), "key 'evil'"),
-    "unknown method": (lambda f: edit(f, lambda d: d["data"]["method"].update(type="x")), "'x'"),
+    "unknown method": (lambda f: edit(f, lambda d: d["data"]["methods"][0].update(type="x")), "'x'"),
     "wrong type": (
-        lambda f: edit(f, lambda d: d["data"]["method"]["data"].update(keep="lots")),
+        lambda f: edit(f, lambda d: d["data"]["methods"][0]["data"].update(keep="lots")),
         "key 'keep'",
     ),
     "out of range": (
-        lambda f: edit(f, lambda d: d["data"]["method"]["data"].update(keep=2)),
+        lambda f: edit(f, lambda d: d["data"]["methods"][0]["data"].update(keep=2)),
         "key 'keep'",
     ),
-    "missing key": (lambda f: edit(f, lambda d: d["data"].pop("method")), "key 'method'"),
+    "missing key": (lambda f: edit(f, lambda d: d["data"].pop("methods")), "methods must be a list"),
+    "no methods": (lambda f: edit(f, lambda d: d["data"].update(methods=[])), "key 'methods'"),
+    "half a version 1": (lambda f: edit(f, lambda d: d.update(version=1)), "version 1 and damaged"),
     "newer release": (
         lambda f: edit(f, lambda d: d["data"]["versions"].update(sparsight="9.0.0")),
         "made by sparsight 9.0.0",
@@ -197,7 +221,9 @@ def test_damaged_and_hostile_runs_are_refused_in_one_sentence(tmp_path, damage, 
         ({"layers": "all", "groups": ((1, 2),)}, "groups need layers"),
         ({"keep": 0}, "greater than 0"),
         ({"keep": 1.5}, "less than or equal to 1"),
-        ({"scorer": "guess"}, "scorer"),
+        ({"score": "guess"}, "score"),
+        ({"scorer": "exact"}, "scorer"),
+        ({"completion": "last"}, "completion"),
         ({"keeep": 0.5}, "keeep"),
     ],
 )
@@ -210,9 +236,80 @@ def test_a_run_of_a_release_with_fewer_settings_still_loads(tmp_path):
     plan = full_plan(make_model("augreg"))
     text = plan.to_json()
     older = json.loads(text)
-    del older["data"]["method"]["data"]["mlp_keep"]  # as written before there was such a setting
+    del older["data"]["methods"][0]["data"]["completion"]  # as written before there was such a setting
     written = json.dumps(older, indent=2, sort_keys=True) + "\n"
     sparsight.save(plan, tmp_path)
     (tmp_path / "plan.json").write_text(written)
     (tmp_path / weights_file(text)).rename(tmp_path / weights_file(written))
+    assert sparsight.load(tmp_path) == plan
+
+
+def version_1(folder, plan, **settings):
+    """A run folder as the first edition wrote it, of a plan with SVE."""
+    from sparsight.run import save_plan
+
+    save_plan(plan, folder)
+    content = json.loads((folder / "plan.json").read_text())
+    content["version"], data = 1, content["data"]
+    (method,) = data.pop("methods")
+    kept = {name: method["data"][name] for name in ("groups", "keep", "keep_queries", "layers")}
+    kept |= {name: method["data"][name] for name in ("min_tokens", "sample_every")}
+    kept |= {"scorer": method["data"]["score"], **settings}
+    data["method"] = {"type": "sve", "version": 1, "data": kept}
+    data["tensors"] = {old_name(name): info for name, info in data["tensors"].items()}
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    (folder / "plan.json").write_text(text)
+    next(folder.glob("weights-*")).unlink()
+    tensors = {old_name(name): value.contiguous() for name, value in plan.weights.items()}
+    save_file(tensors, folder / weights_file(text))
+
+
+def old_name(name):
+    """ "sve.3.projector" was "sve.projector.3"."""
+    parts = name.split(".")
+    return f"sve.projector.{parts[1]}" if name.startswith("sve.") else name
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"mlp_keep": 1.0, "mlp_by": "salience"}, {"mlp_keep": [1, 1, 1]}]
+)
+def test_a_run_of_version_1_gives_the_same_model(tmp_path, settings):
+    model = make_model("augreg")
+    images, plan = make_images(model), full_plan(model)
+    version_1(tmp_path, plan, **settings)
+    assert '"scorer": "linear"' in (tmp_path / "plan.json").read_text()
+    loaded = sparsight.load(tmp_path)
+    assert loaded == plan
+    wanted = features(sparsight.apply(model, plan), images)
+    sparsight.restore(model)
+    assert torch.equal(features(sparsight.apply(model, tmp_path), images), wanted)
+
+
+@pytest.mark.parametrize("share", [0.25, [1, 0.5, 1]])
+def test_a_run_of_version_1_that_routes_mlps_is_refused_with_the_command(tmp_path, share):
+    version_1(tmp_path, full_plan(make_model("augreg")), mlp_keep=share)
+    command = "sparsight optimize timm:x --images DIR --method sve --method mlp-routing --out RUN"
+    with pytest.raises(sparsight.PlanError, match=f"version 1 .*make it anew with {command}"):
+        sparsight.load(tmp_path)
+
+
+def test_runs_of_other_methods_of_version_1_are_read():
+    spot = Plan(methods=(sparsight.SPOT(stages=(1, 2), rho=0.5),))
+    content = json.loads(spot.to_json())
+    (method,) = content["data"].pop("methods")
+    for name in ("completion", "taps"):  # there were none
+        del method["data"][name]
+    content["version"], content["data"]["method"] = 1, method | {"version": 1}
+    assert Plan.from_json(json.dumps(content)) == spot
+
+
+def test_tensors_of_every_method_are_saved_and_loaded(tmp_path):
+    model = make_model("augreg")
+    sve = sparsight.SVE(layers=(0,), completion="map", score="linear", min_tokens=0)
+    leave = sparsight.EarlyExit(after=(1,), score="map-error", bound="calibrated", min_tokens=0)
+    plan = plan_of(model, sve, leave, sparsight.MLPRouting(layers=(2,), score="map-error"))
+    names = {"sve.0.map", "sve.0.projector", "early-exit.2.bound", "early-exit.2.error",
+             "early-exit.2.map.3", "mlp-routing.2.map", "mlp-routing.2.error"}  # fmt: skip
+    assert set(plan.weights) == names
+    sparsight.save(plan, tmp_path)
     assert sparsight.load(tmp_path) == plan

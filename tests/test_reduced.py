@@ -27,11 +27,11 @@ def features(model, images):
 
 def attend(family, block, x, tables, weight=None):
     """Tokens after a block's attention, and its queries and keys; `weight` is added to the scores."""
-    parts = family.parts
+    parts, attn = family.parts, family.parts.attention(block)
     h = parts.norm(block, x)
-    q, k, v = parts.qkv(block, h, **tables)
+    q, k, v = parts.qkv(attn, h, **tables)
     out = sdpa(q, k, v, attn_mask=weight).transpose(1, 2)
-    return parts.residual(block, x, parts.merge(block, out, h)), q, k
+    return parts.residual(block, x, parts.merge(attn, out, h)), q, k
 
 
 def pick(tables, rows, prefix):

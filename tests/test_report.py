@@ -12,16 +12,23 @@ from browser import browser, needs_chromium, requests_of, weak_text
 from conftest import SWIN_GRID, SWINS, make_images, make_model
 
 import sparsight
+from sparsight.attach import applied, as_plan
+from sparsight.cli.report import shown_layers
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
+from sparsight.methods.sve import attention
 from sparsight.ops.partition import kept_count
+from sparsight.plan import Plan
 from sparsight.report import write_report
-from sparsight.report.answer import spans
 from sparsight.report.charts import charts_of
 from sparsight.report.data import read_run
+from sparsight.report.pictures import panels
 from sparsight.report.plotly import figure
+from sparsight.report.words import spans
 from sparsight.run import save_plan
+from sparsight.stages.bench import bench_of
 from sparsight.stages.calibrate import analyze
+from sparsight.stages.complete import complete
 from sparsight.stages.look import look, save_looks
 from sparsight.stages.measure import measure
 from sparsight.stages.optimize import optimize
@@ -42,10 +49,10 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     model = make_model("augreg")
     images = Named(make_images(model, batch=3, grid=(14, 14)))
-    method = sparsight.SVE(layers=(1, 2, 3), keep=1 / 4, scorer="linear", min_tokens=0)
+    method = sparsight.SVE(layers=(1, 2, 3), keep=1 / 4, score="linear", min_tokens=0)
     training = sparsight.Distillation(steps=3)
     plan = optimize(model, images, method, folder, training, source="timm:" + HOSTILE)
-    plan = plan.with_(method=plan.method.at_any_size())
+    plan = plan.at_any_size()
     save_plan(plan, folder)
     sizes = [(96, 96), (224, 224)]
     measured = measure(model, plan, images, sizes, repeats=1)
@@ -100,6 +107,143 @@ def test_kept_masks_are_the_top_scores(run):
     assert kept.size == 14 * 14
 
 
+def test_kept_masks_are_what_a_group_really_shares(monkeypatch):
+    used, usual = [], attention.sparse_attention
+
+    def spied(q, k, v, *chosen):
+        used.append(chosen)
+        return usual(q, k, v, *chosen)
+
+    monkeypatch.setattr(attention, "sparse_attention", spied)
+    dense = make_model("augreg")
+    settings = sparsight.SVE(
+        layers=(1, 2), groups=((1, 2),), keep=1 / 4, keep_queries=1 / 8, min_tokens=0
+    )
+    sparse = sparsight.apply(copy.deepcopy(dense), settings)
+    maps = next(look(dense, sparse, make_images(dense, batch=1), [0], (1, 2))).maps
+    assert maps["layer 2 predicted"].equal(maps["layer 1 predicted"])
+    assert not maps["layer 2 exact"].equal(maps["layer 1 exact"])
+    (ranked, queries, keys), follower = used  # layer 1 and layer 2
+    assert ranked.equal(follower[0])
+    assert (queries, keys) == tuple(kept_count(1 + 9 * 7, share, 1) for share in (1 / 8, 1 / 4))
+    kept = maps["layer 2 kept"].flatten()
+    # The class token is the first of the ranked, and has no place on the grid.
+    assert set((kept > 0).nonzero()[:, 0].tolist()) == set((ranked[0, 1:keys] - 1).tolist())
+    assert set((kept > 1).nonzero()[:, 0].tolist()) == set((ranked[0, 1:queries] - 1).tolist())
+
+
+def test_where_tokens_exit_is_shown_beside_what_sve_keeps():
+    dense = make_model("augreg")
+    methods = [
+        sparsight.SVE(layers=(0,), keep=1 / 4, min_tokens=0),
+        sparsight.EarlyExit(after=(0, 2), keep=(0.5, 0.25), completion="last", min_tokens=0),
+    ]
+    sparse = sparsight.apply(copy.deepcopy(dense), methods)
+    maps = next(
+        look(dense, sparse, make_images(dense, batch=1), [0], shown_layers(applied(sparse).plan))
+    ).maps
+    assert {"layer 0 exact", "layer 0 predicted", "layer 0 kept", "left"} <= set(maps)
+    tokens, counts = 1 + 9 * 7, [(maps["left"] == n).sum().item() for n in (1, 2, 0)]
+    after = [kept_count(tokens, share, 1) for share in (0.5, 0.25)]
+    assert counts == [tokens - after[0], after[0] - after[1], after[1] - 1]
+    assert panels({"maps": {k: v.numpy() for k, v in maps.items()}, "name": "a"})[4].caption.startswith(
+        "When each token left"
+    )
+
+
+def test_what_completion_repaired_is_told(tmp_path):
+    model = make_model("augreg")
+    images = make_images(model, batch=3, grid=(14, 14))
+    methods = [
+        sparsight.SVE(layers=(0,), keep=1 / 4, completion="map", min_tokens=0),
+        sparsight.EarlyExit(after=(1,), keep=0.5, min_tokens=0),
+    ]
+    plan = complete(bench_of(model, images), as_plan(methods))
+    save_plan(plan, tmp_path)
+    found = analyze(model, images)
+    write_json(tmp_path / "analysis.json", found.model_dump(mode="json"))
+    page = text_of(write_report(tmp_path, data=tmp_path / "all.json"))
+    assert "Combined: sve and early-exit." in page
+    assert "1 layer is sparse (0)" in page
+    assert "What the other queries miss is completed by a linear map" in page
+    assert "After layer 1 tokens leave the network: 50 % of the tokens stay, chosen by standout" in page
+    rows = plan.recipe["completion"]
+    for where, row in zip(("0, attention", "2 and all after it"), rows, strict=True):
+        cells = (where, row["method"], "100 %", f"{100 * row['left']:.1f} %")
+        cells += (f"{100 * (1 - row['left']):.1f} %", str(row["tokens"]))
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page
+    before, after = json.loads(text_of(tmp_path / "all.json"))["charts"]["completion"]["series"]
+    assert before["y"] == [1, 1]
+    assert after["y"] == [row["left"] for row in rows]
+    assert after["x"] == ["0, attention", "2 and all after it"]
+    rest = next(chart for chart in charts_of(read_run(tmp_path)) if chart.name == "linear-rest")
+    assert rest.series[0].x == [0, 1, 2]  # after the last layer there is no rest
+    assert rest.series[0].y == [layer.linear_rest for layer in found.layers[:3]]
+
+
+def version_1(folder, method, **settings):
+    envelope = {"type": method, "version": 1, "data": settings}
+    write_json(
+        folder / "plan.json", {"type": "sparsight.plan", "version": 1, "data": {"method": envelope}}
+    )
+
+
+def test_plans_of_version_1_are_told(run, tmp_path):
+    routed = {"mlp_by": "attention", "mlp_rest": "residual"}
+    old = {"layers": [1, 2, 3], "keep": 0.25, "scorer": "exact", "min_tokens": 7} | routed
+    version_1(tmp_path, "sve", **old, mlp_keep=1.0)
+    page = text_of(write_report(tmp_path))
+    assert "3 layers are sparse (1-3)" in page
+    assert "ranked by exact" in page
+    assert "fewer than 7 tokens" in page
+    version_1(tmp_path, "sparsevit", sparsity=0.5)
+    assert "Windows of small activations skip whole blocks; see the pictures." in text_of(
+        write_report(tmp_path)
+    )
+    version_1(tmp_path, "sve", **old, mlp_keep=0.5)
+    with pytest.raises(SparsightError, match=r"plan\.json is of version 1"):
+        write_report(tmp_path)  # and there is nothing else
+    (tmp_path / "analysis.json").write_text(text_of(run / "analysis.json"))
+    page = text_of(write_report(tmp_path))
+    assert "Not told: what was done (plan.json is of version 1" in page
+    assert "Where attention is sparse" in page
+    assert "was interrupted" not in page
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            [sparsight.MLPRouting(layers=(2, 3), keep=0.25)],
+            "In layers 2-3 25 % of the tokens go through the MLP, chosen by standout; the others get a "
+            "linear map instead, fitted on pictures.",
+        ),
+        (
+            [sparsight.EarlyExit(after=(1, 2), keep=(0.5, 0.25), completion="last", score="magnitude")],
+            "After layers 1-2 tokens leave the network: 25 % to 50 % of the tokens stay, chosen by "
+            "magnitude; the others keep their last value.",
+        ),
+        (
+            [sparsight.EarlyExit(after=(1,), bound=0.3, score="map-error", taps=(2, 3))],
+            "After layer 1 tokens leave the network: those stay whose predicted error is above 0.3; the "
+            "others are finished by a linear map, fitted on pictures, in the results of layers 2-3 too.",
+        ),
+        (
+            [sparsight.SparseViT(score="standout", completion="map")],
+            "Windows of a low score (standout) skip whole blocks; a linear map stands in for these, "
+            "fitted on pictures; see the pictures.",
+        ),
+        (
+            [sparsight.SVE(layers=(0,), min_tokens=5), sparsight.ToMe(min_tokens=9)],
+            "Fewer than 9 tokens run dense, without tome.",
+        ),
+    ],
+)
+def test_every_method_is_told_in_words(settings, words, tmp_path):
+    save_plan(Plan(methods=tuple(settings)), tmp_path)
+    assert html.escape(words) in text_of(write_report(tmp_path))
+
+
 def test_an_interrupted_run_says_what_is_missing(run, tmp_path):
     (tmp_path / "analysis.json").write_text(text_of(run / "analysis.json"))
     page = text_of(write_report(tmp_path))
@@ -134,9 +278,11 @@ def test_other_versions_and_damage_are_told(run, tmp_path):
 
 
 def test_settings_of_other_methods_are_words(tmp_path):
-    save_plan(sparsight.Plan(method=sparsight.SPOT(stages=(3, 4, 9), rho=0.65)), tmp_path)
+    save_plan(Plan(methods=(sparsight.SPOT(stages=(3, 4, 9), rho=0.65),)), tmp_path)
     page = text_of(write_report(tmp_path))
-    assert "Method: spot, with hidden 32; history 1; rho 0.65; sample 32; stages 3-4, 9." in page
+    assert "Before layers 3-4, 9 tokens leave the network: a trained network chooses the 65 %" in page
+    save_plan(Plan(methods=(sparsight.ClsTopK(keep=0.65, stages=(3, 4, 9)),)), tmp_path)
+    assert "Method: cls-topk, with keep 0.65; stages 3-4, 9." in text_of(write_report(tmp_path))
 
 
 def test_before_a_plan_no_layer_is_called_sparse(run, tmp_path):
@@ -194,8 +340,6 @@ def test_no_picture_and_one_picture(tmp_path):
     model = make_model("augreg")
     images = make_images(model, batch=1)
     plan = sparsight.apply(copy.deepcopy(model), sparsight.SVE(layers=(1,), min_tokens=0))
-    from sparsight.attach import applied
-
     save_plan(applied(plan).plan, tmp_path)
     write_json(tmp_path / "analysis.json", analyze(model, images).model_dump(mode="json"))
     page = text_of(write_report(tmp_path))

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import make_images, make_model
+from conftest import make_images, make_model, plan_of
 
 import sparsight
+from sparsight.methods import tensor_name
 from sparsight.plan import Plan
 from sparsight.stages.search import Budget, Search, search
 from sparsight.stages.search import trials as trials_module
@@ -27,7 +28,7 @@ def cost(settings):
     """A made-up latency: what is kept, on top of one for every layer."""
     if settings is None:
         return 40.0
-    kept = sum(sum(settings.kept_at(n)[1:]) for n in settings.named_layers)
+    kept = sum(settings.kept_at(n)[1] for n in settings.named_layers)
     return 10.0 * (4 - len(settings.named_layers)) + 4.0 * kept
 
 
@@ -35,7 +36,7 @@ def harm(settings):
     """A made-up error: what is left out, more of it in later layers."""
     if settings is None:
         return 0.0
-    left_out = (n * (2 - sum(settings.kept_at(n)[1:])) for n in settings.named_layers)
+    left_out = (n * (1 - settings.kept_at(n)[1]) for n in settings.named_layers)
     return 0.01 + 0.1 * sum(left_out)
 
 
@@ -48,10 +49,10 @@ def test_a_choice_means_settings_of_every_layer():
     assert list(genes) == ["layer.0", "layer.1", "layer.2", "layer.3", "reuse"]
     none = dict.fromkeys(genes, 0)
     assert space().settings(none) is None
-    chosen = none | {"layer.1": 2, "layer.2": genes["layer.2"].index((1 / 16, 1 / 4))}
+    chosen = none | {"layer.1": 2, "layer.2": genes["layer.2"].index(1 / 16)}
     settings = space().settings(chosen)
     assert (settings.layers, settings.keep) == ((1, 2), (3 / 16, 1 / 16))
-    assert (settings.mlp_keep, settings.groups) == ((1.0, 1 / 4), ())
+    assert (settings.keep_queries, settings.groups) == (1 / 8, ())  # the first is not searched
     # Two layers that share 0.6 of their tokens reuse from an overlap of 0.5 on, not of 0.7.
     assert space().settings(chosen | {"reuse": 1}).groups == ()
     assert space().settings(chosen | {"reuse": 2}).groups == ((1, 2),)
@@ -59,7 +60,8 @@ def test_a_choice_means_settings_of_every_layer():
 
 def test_starts_take_the_least_harmful_layers_first():
     starts = [space().settings(start) for start in space().starts()]
-    assert [s.layers for s in starts[::3]] == [(2,), (0, 2), (0, 1, 2), (0, 1, 2, 3)]
+    assert [s.layers for s in starts[::2]] == [(2,), (0, 2), (0, 1, 2), (0, 1, 2, 3)]
+    assert [set(s.keep) for s in starts[:2]] == [{3 / 16}, {1 / 8}]
     assert all(set(start) == set(space().genes) for start in space().starts())
 
 
@@ -162,7 +164,7 @@ def test_a_budget_is_one_positive_number(given):
 def test_latency_is_the_dense_model_with_blocks_exchanged(tmp_path):
     model = make_model("dinov3")
     picture = make_images(model, batch=1)
-    latency = Latency(model, picture, Plan(method=METHOD), tmp_path / "latency.json")
+    latency = Latency(model, picture, Plan(methods=(METHOD,)), tmp_path / "latency.json")
     settings = METHOD.model_copy(
         update={"layers": (0, 1, 3), "keep": (1 / 4, 1 / 4, 1 / 8), "groups": ((0, 1),)}
     )
@@ -173,25 +175,60 @@ def test_latency_is_the_dense_model_with_blocks_exchanged(tmp_path):
     assert len(ways) == 3  # predicts at 1/4, reuses at 1/4, predicts at 1/8: a block is timed once each
     assert predicted == pytest.approx(ms["dense model"] - 3 * dense + sum(ways.values()))
     # Another object reads the same figures back, and measures nothing new.
-    again = Latency(model, picture, Plan(method=METHOD), tmp_path / "latency.json")
+    again = Latency(model, picture, Plan(methods=(METHOD,)), tmp_path / "latency.json")
     assert again(settings) == predicted
     assert again.table.ms == ms
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        sparsight.SVE(layers=(1, 2), keep=1 / 4, min_tokens=0, completion="map", score="linear"),
+        sparsight.SPOT(stages=(1, 3), hidden=8, min_tokens=0, completion="map"),
+    ],
+)
+def test_latency_needs_no_maps(method):
+    model = make_model("augreg")
+    plan = plan_of(model, method)
+    networks = {k: v for k, v in plan.weights.items() if ".map" not in k}
+    bare = Plan(methods=plan.methods).with_(weights=networks)
+    latency = Latency(model, make_images(model, batch=1), bare, None)
+    assert latency(plan.methods[0]) > 0
+
+
+def test_a_search_completes_every_point_of_the_front(tmp_path):
+    model, images = make_model("augreg"), list(make_images(make_model("augreg"), 6, (9, 8)))
+    method = METHOD.completed()
+    plan = search(model, images, Budget(speedup=1e-3), tmp_path, method, QUICK)
+    assert plan.sve.completion == "map"
+    for row in json.loads((tmp_path / "front.json").read_text())["rows"]:
+        point = sparsight.load(tmp_path / "front" / row["point"])
+        maps = {tensor_name("sve", layer, "map") for layer in point.sve.layers}
+        assert set(point.weights) == maps
+        assert all(point.weights[name].abs().max() > 0 for name in maps)
+
+
+def test_a_search_is_over_one_method(tmp_path):
+    model = make_model("augreg")
+    both = Plan(methods=(METHOD, sparsight.EarlyExit()))
+    with pytest.raises(sparsight.PlanError, match=r"one method, and the plan has sve \+ early-exit"):
+        search(model, make_images(model), Budget(speedup=2), tmp_path, start=both)
 
 
 def test_a_latency_table_of_another_machine_or_dtype_is_refused(tmp_path):
     model, file = make_model("augreg"), tmp_path / "latency.json"
     picture = make_images(model, batch=1)
-    Latency(model, picture, Plan(method=METHOD), file)(None)
+    Latency(model, picture, Plan(methods=(METHOD,)), file)(None)
     with pytest.raises(sparsight.SparsightError, match=r"measured with dtype 'float32', and here"):
-        Latency(model.double(), picture.double(), Plan(method=METHOD), file)
+        Latency(model.double(), picture.double(), Plan(methods=(METHOD,)), file)
     table = json.loads(file.read_text())
     table["setting"]["machine"] = "another"
     file.write_text(json.dumps(table))
     with pytest.raises(sparsight.SparsightError, match="measured with machine 'another'"):
-        Latency(model.float(), picture, Plan(method=METHOD), file)
+        Latency(model.float(), picture, Plan(methods=(METHOD,)), file)
     file.write_text("{")
     with pytest.raises(sparsight.SparsightError, match="no latency table"):
-        Latency(model, picture, Plan(method=METHOD), file)
+        Latency(model, picture, Plan(methods=(METHOD,)), file)
 
 
 def test_search_saves_a_front_of_runs_and_the_chosen_one(tmp_path):
@@ -252,7 +289,7 @@ def test_spot_is_searched_by_rho_and_stages():
 
 def test_a_search_of_spot_without_networks_says_how_to_train_them(tmp_path):
     model = make_model("augreg")
-    with pytest.raises(sparsight.PlanError, match="fit_relevance"):
+    with pytest.raises(sparsight.PlanError, match=r"train them with sparsight\.optimize"):
         search(model, make_images(model), Budget(speedup=2), tmp_path, sparsight.SPOT(), QUICK)
 
 
@@ -262,7 +299,7 @@ def test_the_command_searches_and_says_what_goes_together(tmp_path):
     from sparsight.cli import app
 
     def run(*more):
-        command = ["optimize", "demo", "--out", str(tmp_path), "--resolution", "256"]
+        command = ["optimize", "demo", "--out", str(tmp_path), "--resolution", "128", "--published"]
         return CliRunner().invoke(app, [*command, *more])
 
     done = run("--speedup", "0.01", "--trials", "3", "--max-images", "1")
@@ -272,9 +309,10 @@ def test_the_command_searches_and_says_what_goes_together(tmp_path):
     assert all((tmp_path / "front" / row["point"] / "plan.json").exists() for row in rows)
     for more, said in (
         (("--speedup", "2", "--max-loss", "1"), "give one of"),
-        (("--speedup", "2", "--distill"), "not for a search"),
-        (("--method", "spot"), "is searched"),
-        ((), "--images DIR"),
+        (("--speedup", "2", "--distill"), "a search is over one method: leave out --layers, --distill"),
+        (("--speedup", "2", "--layers", "1-2"), "leave out --layers"),
+        (("--speedup", "2", "--method", "sve", "--method", "early-exit"), "over one method"),
+        (("--speedup", "2", "--method", "tome"), "there is no search for tome"),
     ):
         done = run(*more)
         assert done.exit_code == 1

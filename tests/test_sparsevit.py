@@ -5,12 +5,14 @@ import copy
 import pytest
 import timm
 import torch
-from conftest import SWIN_GRID, SWINS, make_hf_swin, make_images, make_model, make_timm_swin
-from torch.nn.functional import pad
+from conftest import SWIN_GRID, SWINS, make_hf_swin, make_images, make_model, make_timm_swin, plan_of
+from test_apply import mapped_by_hand, tensors_of
+from torch.nn.functional import layer_norm, pad
 
 import sparsight
-from sparsight.attach import applied, family_in, identity
+from sparsight.attach import applied, family_in
 from sparsight.families import family_of
+from sparsight.identity import identity
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.models import load_model
 from sparsight.ops.windows import window_table
@@ -57,11 +59,23 @@ def joined(windows, grid, shift, rolls_first):
     return maps.roll(shift, (1, 2))[:, : grid[0], : grid[1]]
 
 
-def reference(model, sparsity, images, kept=None):
+def strength(score, x, tensors):
+    """How much each token of (b, n, c) counts in its window."""
+    normal = layer_norm(x, x.shape[2:])
+    if score == "magnitude":
+        return x.abs().mean(2)
+    if score == "standout":
+        return (normal - normal.mean(1, keepdim=True)).square().sum(2)
+    log_square = mapped_by_hand(torch.cat([normal, normal**2], 2), tensors["error"])
+    return log_square.exp().sqrt()  # the error itself
+
+
+def reference(model, sparsity, images, kept=None, plan=None):
     """Features with every block run densely, and its result taken in the kept windows alone.
 
-    The masks (b, h, w) of kept tokens are added to the list `kept`.
+    The masks (b, h, w) of kept tokens are added to the list `kept`; a `plan` has the score and the maps.
     """
+    by = plan.one(sparsight.SparseViT).score if plan else "magnitude"
     family, by_pair = family_of(model), [s for stage in sparsity for s in stage]
     windows, magnitudes, first = family.windows, {}, [0]
     for depth in windows.stages(model):
@@ -76,7 +90,8 @@ def reference(model, sparsity, images, kept=None):
                 return None
             stage = max(n for n, start in enumerate(first) if start <= layer)
             if stage not in magnitudes:
-                magnitudes[stage] = x.abs().mean(-1).view(len(x), *grid)
+                own = tensors_of(plan, "sparsevit", layer) if plan else {}
+                magnitudes[stage] = strength(by, x.flatten(1, -2), own).view(len(x), *grid)
             setting = windows.size(block), windows.shift(block, grid), windows.rolls_first
             inside = cut(magnitudes[stage], *setting)
             score = inside.square().sum((3, 4)).flatten(1)
@@ -86,7 +101,10 @@ def reference(model, sparsity, images, kept=None):
             mask = joined(strong, grid, *setting[1:]).bool()
             if kept is not None:
                 kept.append(mask)
-            new = torch.where(mask.view(*x.shape[:-1], 1), y, x)
+            rest = x
+            if plan and (table := tensors_of(plan, "sparsevit", layer).get("map")) is not None:
+                rest = x + mapped_by_hand(layer_norm(x, x.shape[-1:]), table)
+            new = torch.where(mask.view(*x.shape[:-1], 1), y, rest)
             return new if isinstance(output, torch.Tensor) else (new, *output[1:])
 
         return hook
@@ -147,6 +165,21 @@ def test_kept_windows_equal_the_dense_block_and_dropped_ones_what_it_was_given(m
     # Float32 rounding; another kept window moves the features a thousand times as far.
     assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
     assert (got - dense).abs().max() > 1e-2 * dense.abs().max()
+
+
+@pytest.mark.parametrize("score", ["magnitude", "standout", "map-error"])
+@pytest.mark.parametrize("sparsity", [SPARSITY, ((0.0,), (0.5, 0.75))])
+def test_dropped_windows_are_completed(model, score, sparsity):
+    images = pictures(model)
+    plan = plan_of(model, sparsight.SparseViT(sparsity=sparsity, score=score, completion="map"))
+    wanted = reference(model, sparsity, images, plan=plan)
+    plain = features(
+        sparsight.apply(copy.deepcopy(model), sparsight.SparseViT(sparsity=sparsity)), images
+    )
+    got = features(sparsight.apply(model, plan), images)
+    # As above; without the maps the features are elsewhere.
+    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+    assert (got - plain).abs().max() > 1e-2 * plain.abs().max()
 
 
 def test_windows_of_later_blocks_are_among_those_of_earlier_ones(model):
@@ -212,7 +245,7 @@ def test_restore_brings_everything_back(model):
 
 def test_a_run_is_saved_and_loaded(model, tmp_path):
     images = pictures(model)
-    plan = Plan(method=SETTINGS, model=identity(model, family_of(model)))
+    plan = Plan(methods=(SETTINGS,), model=identity(model, family_of(model)))
     wanted = features(sparsight.apply(model, plan), images)
     sparsight.save(model, tmp_path)
     sparsight.restore(model)
@@ -222,10 +255,12 @@ def test_a_run_is_saved_and_loaded(model, tmp_path):
 
 def test_only_pairs_that_drop_windows_are_changed(model):
     before = list(family_of(model).blocks(model))
+    kind = type(before[0])
     sparsight.apply(model, sparsight.SparseViT(sparsity=((0,), (0, 0.5))))
-    after = family_in(model).blocks(model)
-    assert [one is other for one, other in zip(before, after, strict=True)] == [True] * 4 + [False] * 2
-    assert all(isinstance(block, type(before[0])) for block in after)
+    after = list(family_in(model).blocks(model))
+    assert all(one is other for one, other in zip(before, after, strict=True))
+    assert [type(block) is kind for block in after] == [True] * 4 + [False] * 2
+    assert all(isinstance(block, kind) for block in after)
 
 
 def test_blocks_show_the_usual_shapes_and_a_hook_may_change_the_tokens(model):
@@ -323,7 +358,7 @@ def test_compare_has_rows_for_what_fits_a_swin():
 
 def test_a_lower_resolution_leaves_the_windows_as_they_are():
     model = make_timm_swin(size_px=(128, 128))
-    arm = arm_of(model, Plan(method=sparsight.LowerResolution(scale=0.5)), (128, 128))
+    arm = arm_of(model, Plan(methods=(sparsight.LowerResolution(scale=0.5),)), (128, 128))
     assert {block.window_size for block in family_of(model).blocks(arm.model)} == {(4, 5)}
     with torch.no_grad():
         assert arm.full_size(torch.randn(1, 3, 128, 128)).shape == (1, 16 * 16, 32)
@@ -360,7 +395,7 @@ def test_settings_for_another_swin_are_refused(model):
 def test_methods_are_refused_where_the_attention_is_of_the_other_kind(model):
     with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin attend within"):
         sparsight.apply(model, sparsight.SVE(layers="all"))
-    with pytest.raises(sparsight.PlanError, match=r"no global attention in .*_swin to ana"):
+    with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin attend within"):
         sparsight.optimize(model, list(pictures(model)))
     plain = make_model("augreg")
     with pytest.raises(sparsight.PlanError, match=r"SparseViT drops windows, .* block of timm_vit"):
@@ -436,7 +471,7 @@ def test_a_search_chooses_sparsities_by_stage_and_pair(tmp_path):
         model, list(pictures(model, 4)), Budget(speedup=1e-3), tmp_path, sparsight.SparseViT(),
         Search(trials=8, population=4),
     )  # fmt: skip
-    assert [len(stage) for stage in found.method.by_stage] == [1, 2]
+    assert [len(stage) for stage in found.one(sparsight.SparseViT).by_stage] == [1, 2]
     assert sparsight.load(tmp_path) == found
     features(sparsight.apply(model, found), pictures(model))
 
@@ -477,7 +512,7 @@ def test_adaptation_brings_the_sparse_model_closer_at_any_sparsity(model):
     images = list(pictures(model))
     before = copy.deepcopy(model.state_dict())
     settings = sparsight.Adaptation(steps=30, learning_rate=1e-3, tenths=6)
-    adapted, losses = sparsight.adapt(model, Plan(method=SETTINGS), images, settings)
+    adapted, losses = sparsight.adapt(model, Plan(methods=(SETTINGS,)), images, settings)
     assert len(losses) == 30
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert applied(model) is None
@@ -485,7 +520,7 @@ def test_adaptation_brings_the_sparse_model_closer_at_any_sparsity(model):
     dense, stack = features(model, torch.stack(images)), torch.stack(images)
     for sparsity in (SPARSITY, ((0.3,), (0.3, 0.3))):
         method, errors = sparsight.SparseViT(sparsity=sparsity), []
-        for candidate in (Plan(method=method), adapted.with_(method=method)):
+        for candidate in (Plan(methods=(method,)), adapted.changed(method)):
             errors.append((features(sparsight.apply(model, candidate), stack) - dense).norm())
             sparsight.restore(model)
         assert errors[1] < 0.9 * errors[0]
@@ -494,10 +529,10 @@ def test_adaptation_brings_the_sparse_model_closer_at_any_sparsity(model):
 def test_a_stage_too_small_for_a_draw_is_an_error_before_the_first_step(tmp_path):
     model = make_timm_swin()
     settings = sparsight.Adaptation(steps=1, tenths=9)  # 9 tenths of 6 windows are 5, of 4 are 4
-    sparsight.adapt(model, Plan(method=SETTINGS), list(pictures(model)), settings)
+    sparsight.adapt(model, Plan(methods=(SETTINGS,)), list(pictures(model)), settings)
     small = make_timm_swin(size_px=(64, 64))
     with pytest.raises(sparsight.SparsightError, match=r"stage 2 has 4 windows .* 0.9 would leave none"):
-        sparsight.adapt(small, Plan(method=SETTINGS), [torch.randn(3, 64, 64)], settings, tmp_path)
+        sparsight.adapt(small, Plan(methods=(SETTINGS,)), [torch.randn(3, 64, 64)], settings, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -522,7 +557,7 @@ def test_alignment_makes_magnitudes_follow_what_stands_out():
     target = salience(wanted[5].flatten(1, 2), prefix=0, power=2.0)
     for align in (0.0, 1.0):
         settings = sparsight.Adaptation(steps=30, batch=2, learning_rate=1e-3, tenths=6, align=align)
-        plan, _ = sparsight.adapt(model, Plan(method=SETTINGS), images, settings)
+        plan, _ = sparsight.adapt(model, Plan(methods=(SETTINGS,)), images, settings)
         sparsight.apply(model, plan)
         with inputs_of(model, [2]) as given:
             features(model, torch.stack(images))
@@ -535,7 +570,7 @@ def test_alignment_makes_magnitudes_follow_what_stands_out():
 
 def test_an_interrupted_adaptation_goes_on_to_the_same_weights(tmp_path):
     model = make_timm_swin()
-    images, plan = list(pictures(model)), Plan(method=SETTINGS)
+    images, plan = list(pictures(model)), Plan(methods=(SETTINGS,))
     settings = sparsight.Adaptation(steps=4, learning_rate=1e-3, tenths=6)
     wanted = sparsight.adapt(model, plan, images, settings)
 
@@ -561,8 +596,8 @@ def test_adaptation_with_labels_uses_the_loss_it_is_given():
         return torch.nn.functional.cross_entropy(logits, labels)
 
     settings = sparsight.Adaptation(steps=20, batch=2, learning_rate=1e-3, tenths=6, align=0)
-    plan, losses = sparsight.adapt(model, Plan(method=SETTINGS), labelled, settings, loss=loss)
+    plan, losses = sparsight.adapt(model, Plan(methods=(SETTINGS,)), labelled, settings, loss=loss)
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])  # two pictures are soon known by heart
     assert plan.recipe["adaptation"]["labels"] is True
-    with pytest.raises(sparsight.PlanError, match="adapt is for SparseViT alone, not for SVE"):
-        sparsight.adapt(model, Plan(method=sparsight.SVE(layers=(0,))), labelled)
+    with pytest.raises(sparsight.PlanError, match="adapt is for SparseViT alone, not for sve"):
+        sparsight.adapt(model, Plan(methods=(sparsight.SVE(layers=(0,)),)), labelled)

@@ -5,22 +5,21 @@ from itertools import chain, pairwise
 
 import pytest
 import torch
-from conftest import WINDOWED, blocks_of, make_images, make_model
+from conftest import WINDOWED, blocks_of, make_images, make_model, plan_of
 from pydantic import ValidationError
-from test_apply import features
+from test_apply import features, mapped_by_hand, tensors_of
 from test_ops import full_map, random_qkv
-from test_stages import pictures_for
 
 import sparsight
 from sparsight.attach import applied, family_in
 from sparsight.families import family_of
-from sparsight.methods import method_of
+from sparsight.methods import method_of, tensor_name
 from sparsight.methods.reduced import CARRY
 from sparsight.methods.spot.policy import HIDDEN, policed_attention
-from sparsight.methods.spot.relevance import described, relevance
 from sparsight.ops import dynamics
 from sparsight.ops.partition import kept_count
 from sparsight.plan import Plan
+from sparsight.scores.relevance import described, relevance
 from sparsight.stages import relevance as learning
 from sparsight.stages import train as training
 from sparsight.stages.observe import outputs_of, stages_left
@@ -29,26 +28,22 @@ from sparsight.stages.observe import outputs_of, stages_left
 def make_plan(model, **settings):
     """Tokens leave before layers 1 and 3, ranked by made-up networks."""
     settings = {"stages": (1, 3), "rho": 0.6, "min_tokens": 0, "hidden": 8, "sample": 9} | settings
-    family = family_of(model)
-    config = sparsight.SPOT(**settings).resolved(family.global_layers(model), len(family.blocks(model)))
-    generator = torch.Generator().manual_seed(7)
-    shapes = method_of(config).tensors(config, model, family)
-    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return Plan(method=config).with_(weights=weights)
+    return plan_of(model, sparsight.SPOT(**settings), seed=7)
 
 
 def at(plan, **changes):
-    return plan.with_(method=plan.method.model_copy(update=changes))
+    return plan.changed(plan.one(sparsight.SPOT).model_copy(update=changes))
 
 
-def reference(model, plan, images):
+def reference(model, plan, images, at_two=None):
     """From the definitions: all tokens computed, those that have left masked out and put back.
 
-    Returns the final features and, for each layer, who is there after it.
+    Returns the final features and, for each layer, who is there after it; `at_two` receives what layer 2
+    returns.
     """
-    family, config = family_of(model), plan.method
+    family, config = family_of(model), plan.one(sparsight.SPOT)
     parts, prefix = family.parts, family.prefix_tokens(model)
-    here, notes, record = [], {}, []
+    here, notes, record, left = [], {}, [], []
 
     def hook_for(layer):
         def hook(block, args, kwargs, output):
@@ -58,8 +53,10 @@ def reference(model, plan, images):
             if not here:
                 here.append(torch.ones(b, n, dtype=torch.bool))
             there = here[0]
+            before = there.clone()
             if layer in config.stages:
-                weights = [w for name, w in plan.weights.items() if name.startswith(f"spot.{layer}.")]
+                own = tensors_of(plan, "spot", layer)
+                weights = [own[name] for name in ("inner.weight", "inner.bias", "outer.weight")]
                 count = kept_count(n, config.rho ** (config.stages.index(layer) + 1), prefix)
                 for image in range(b):
                     patches = there[image, prefix:].nonzero()[:, 0]
@@ -68,8 +65,8 @@ def reference(model, plan, images):
                     best = relevance(read, *weights)[0].topk(count - prefix).indices
                     there[image, prefix:] = False
                     there[image, prefix + patches[best]] = True
-            h = parts.norm(block, x)
-            q, k, v = parts.qkv(block, h, **tables)
+            h, attn = parts.norm(block, x), parts.attention(block)
+            q, k, v = parts.qkv(attn, h, **tables)
             notes[layer] = []
             for image in range(b):
                 index = there[image].nonzero()[:, 0]
@@ -80,9 +77,18 @@ def reference(model, plan, images):
                 notes[layer].append(whole.index_copy(1, index[prefix:] - prefix, found.flatten(2)))
             scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
             out = scores.masked_fill(~there[:, None, None], -torch.inf).softmax(-1) @ v
-            y = parts.residual(block, x, parts.merge(block, out.transpose(1, 2), h))
+            y = parts.residual(block, x, parts.merge(attn, out.transpose(1, 2), h))
             record.append(there.clone())
-            return torch.where(there[..., None], parts.mlp(block, y), x).view(args[0].shape)
+            if layer in config.stages:
+                left.append((before & ~there, x, tensors_of(plan, "spot", layer)))
+            new = torch.where(there[..., None], parts.mlp(block, y), x)
+            for gone, last, own in left:
+                if (table := own.get(f"map.{layer}")) is not None:
+                    normal = torch.nn.functional.layer_norm(last, last.shape[2:])
+                    new = torch.where(gone[..., None], last + mapped_by_hand(normal, table), new)
+            if layer == 2 and at_two is not None:
+                at_two.append(new)
+            return new.view(args[0].shape)
 
         return hook
 
@@ -153,19 +159,25 @@ def test_statistics_hold_no_map(monkeypatch):
     assert max(sizes) <= 2 * 1500 * 34
 
 
-def test_pruned_equals_the_masked_reference(model):
+@pytest.mark.parametrize("completion", [{}, {"completion": "map", "taps": (2,)}], ids=["last", "map"])
+def test_pruned_equals_the_masked_reference(model, completion):
     images = make_images(model)
-    plan = make_plan(model)
-    wanted, record = reference(model, plan, images)
+    plan = make_plan(model, **completion)
+    at_two = []
+    wanted, record = reference(model, plan, images, at_two)
     dense, prefix = features(model, images), family_in(model).prefix_tokens(model)
     left = torch.stack(record).logical_not()
     sparsight.apply(model, plan)
-    got, stages = features(model, images), stages_left(model, images)
+    with outputs_of(model, [2]) as outputs:
+        got = features(model, images)
+    stages = stages_left(model, images)
     # Four blocks of float32 with outputs of size one to ten; another kept set moves a thousand times
     # more.
     scale = wanted.abs().max()
     assert (got - wanted).abs().max() <= 1e-5 * scale
     assert (got - dense).abs().max() > 1e-3 * scale
+    tapped = at_two[0].flatten(1, -2)
+    assert (outputs[2].flatten(1, -2) - tapped).abs().max() <= 1e-5 * tapped.abs().max()
     assert torch.equal(stages == 1, left[1])
     assert torch.equal(stages == 2, left[3] & ~left[1])
     assert not stages[:, :prefix].any()
@@ -242,7 +254,7 @@ def test_a_hook_that_changes_tokens_is_heeded_and_one_that_replaces_them_refused
     handle.remove()
     assert (changed - before).abs().max() > 1e-3
     blocks_of(model)[2].register_forward_hook(lambda _, args, output: output * 2)
-    with pytest.raises(sparsight.SparsightError, match="layer 3 does not know what"):
+    with pytest.raises(sparsight.SparsightError, match="layer 3 does not know which tokens"):
         features(model, images)
 
 
@@ -343,6 +355,10 @@ def test_policed_attention_hides_keys_and_has_a_gradient():
     assert keep.grad[gone].abs().mean() > 0.1 * keep.grad[~gone].abs().mean()
 
 
+def pictures_for(model, count=3):
+    return list(make_images(model, batch=count))
+
+
 def learnable(model, **settings):
     return at(make_plan(model, stages=(2,), rho=0.5, **settings), rho=0.5)
 
@@ -366,13 +382,14 @@ def test_training_lowers_the_loss_and_every_network_learns():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     config = sparsight.SPOT(stages=(1, 2), min_tokens=0, hidden=8, sample=9)
     plan, losses = sparsight.fit_relevance(
-        model, Plan(method=config), sparse_pictures(model)[0], settings_for_test(learning_rate=3e-2)
+        model, Plan(methods=(config,)), sparse_pictures(model)[0], settings_for_test(learning_rate=3e-2)
     )
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert applied(model) is None
     # At first all tokens are as likely to stay; this model's tokens differ much in what they are worth.
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
-    shapes = method_of(config).tensors(plan.method, model, family_of(model))
+    brought = method_of(config).tensors(config.resolved((0, 1, 2, 3), 4), model, family_of(model))
+    shapes = {tensor_name("spot", stage, k): v for stage, of in brought.items() for k, v in of.items()}
     assert set(shapes) == set(plan.weights)
     start = learning._initial(shapes, seed=0)
     assert all(not torch.equal(plan.weights[key], start[key]) for key in shapes)
@@ -383,7 +400,7 @@ def test_trained_relevance_keeps_what_stands_out(name):
     model = make_model(name)
     pictures, content = sparse_pictures(model)
     config = sparsight.SPOT(stages=(1, 2), min_tokens=0, hidden=8, sample=9, rho=0.5)
-    plan, _ = sparsight.fit_relevance(model, Plan(method=config), pictures, settings_for_test())
+    plan, _ = sparsight.fit_relevance(model, Plan(methods=(config,)), pictures, settings_for_test())
     sparsight.apply(model, plan)
     prefix = family_in(model).prefix_tokens(model)
     stays = stages_left(model, torch.stack(pictures))[:, prefix:] == 0
@@ -434,8 +451,8 @@ def test_a_loss_of_the_task_joins_in():
 
 def test_only_spot_is_trained_so_and_only_within_its_range():
     model = make_model("augreg")
-    with pytest.raises(sparsight.PlanError, match="trains SPOT alone, not SVE"):
-        sparsight.fit_relevance(model, Plan(method=sparsight.SVE()), pictures_for(model))
+    with pytest.raises(sparsight.PlanError, match="for SPOT alone, and the plan has sve"):
+        sparsight.fit_relevance(model, Plan(methods=(sparsight.SVE(),)), pictures_for(model))
     with pytest.raises(ValidationError, match="rho is a range"):
         sparsight.RelevanceTraining(rho=(0.9, 0.5))
 

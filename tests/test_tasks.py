@@ -43,7 +43,7 @@ def test_dense_against_dense_differs_by_exactly_nothing(model, tmp_path, task):
     for row in [*found["scores"], *found["details"]]:
         assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
     assert all(image["difference"] == 0 for image in found["worst"])
-    assert {"machine", "versions", "dtype", "data", "seed", "metric", "method"} <= set(found["protocol"])
+    assert {"machine", "versions", "dtype", "data", "seed", "metric", "plan"} <= set(found["protocol"])
     after = model.state_dict()
     assert all(torch.equal(after[k], before[k]) for k in before)
 
@@ -289,6 +289,30 @@ def test_a_plan_that_runs_dense_at_this_size_is_told(model, colours):
     assert found["scores"][0]["sparse"] == 0
     quiet = sparsight.evaluate(model, HALF, "features", colours, SIZE)
     assert quiet["notes"] == []
+
+
+def test_methods_are_judged_together_and_one_that_runs_dense_is_named(model, colours):
+    exits = sparsight.EarlyExit(after=(1,), keep=0.5, completion="last", min_tokens=1000)
+    both = [HALF.model_copy(update={"layers": (0,)}), exits]
+    found = sparsight.evaluate(model, both, "features", colours, SIZE)
+    assert found["protocol"]["plan"] == ("1 layers keep 0.25, sampled; after 1 keep 0.5, standout, last")
+    assert found["notes"] == [
+        "at 64x96 there are 25 tokens, fewer than the 1000 from which the plan is sparse: the layers of "
+        "early-exit ran dense"
+    ]
+    leaving = sparsight.evaluate(model, [both[0], exits.at_any_size()], "features", colours, SIZE)
+    assert leaving["notes"] == []
+    errors, more = (
+        [row["sparse"] for row in one["details"] if row["metric"] == "relative error"]
+        for one in (found, leaving)
+    )
+    assert errors[:2] == more[:2]  # until tokens leave
+    assert all(own != other for own, other in zip(errors[2:], more[2:], strict=True))
+
+
+def test_the_plan_is_named_with_its_layers(model, colours):
+    found = sparsight.evaluate(model, HALF, "features", colours, SIZE)
+    assert found["protocol"]["plan"] == "4 layers keep 0.25, sampled"  # `layers` was "all"
 
 
 def test_what_does_not_fit_is_refused(model, tmp_path, colours):

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import sparsight
+from sparsight.attach import as_plan
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples
-from sparsight.demo.run import METHOD
+from sparsight.demo.run import NINE
 from sparsight.demo.scenes import SceneSet
 from sparsight.files import write_json
 from sparsight.ops import fidelity
-from sparsight.plan import Plan
 from sparsight.stages import distil, timing
 from sparsight.stages.distil import Distillation
 from sparsight.stages.observe import evaluating
@@ -30,8 +30,9 @@ from sparsight.stages.observe import evaluating
 # Apart from the scenes of training, calibration and evaluation.
 RANKING_SEED, LEARNING_SEED, JUDGING_SEED = 61_000, 50_000, 60_000
 POWERS = (0, 2, 4, 6, 8)
+RESULT = Path(__file__).parents[1] / "results" / "salience-cpu.json"
 FRAGILE = (3, 4)  # what the ranking below finds the most harmful to sparsify
-SETTING = METHOD.model_copy(update={"scorer": "sampled", "min_tokens": 0})
+SETTING = NINE.at_any_size()
 
 
 def judge(arms: dict[str, Any], scenes: SceneSet) -> dict[str, dict[str, float]]:
@@ -75,7 +76,7 @@ def correlation(one: list[float], other: list[float]) -> float:
 def distilled(weights_of: Callable[..., Tensor], layers: tuple[int, ...], steps: int) -> Any:
     """The encoder adapted with tokens weighted by `weights_of`, at 512 px to be quick."""
     distil.salience = weights_of
-    plan = Plan(method=SETTING.model_copy(update={"layers": layers}))
+    plan = as_plan(SETTING.model_copy(update={"layers": layers}))
     pictures = ScenePictures(SceneSet(256, (512, 512), LEARNING_SEED))
     model = encoder.load()
     adapted, _ = distil.distil(model, plan, pictures, Distillation(steps=steps))
@@ -86,6 +87,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=48)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--ranking-scenes", type=int, default=6)
+    parser.add_argument("--out", type=Path, default=RESULT)
     arguments = parser.parse_args()
     model = encoder.load()
     depth = len(model.blocks)
@@ -94,7 +97,9 @@ if __name__ == "__main__":
         str(n): sparsight.apply(copy.deepcopy(model), SETTING.model_copy(update={"layers": (n,)}))
         for n in range(depth)
     }
-    found = judge({"dense": model} | single, SceneSet(6, (1024, 1024), RANKING_SEED))
+    found = judge(
+        {"dense": model} | single, SceneSet(arguments.ranking_scenes, (1024, 1024), RANKING_SEED)
+    )
     harm = [found[str(n)]["kl_objects"] for n in range(depth)]
     ranking = {
         str(p): correlation([found[str(n)][f"error_{p}"] for n in range(depth)], harm) for p in POWERS
@@ -119,7 +124,10 @@ if __name__ == "__main__":
             "dtype": "float32",
             "method": SETTING.model_dump(mode="json"),
             "command": "python benchmarks/encoder/salience.py",
-            "ranking": {"scenes": 6, "resolution": "1024x1024", "first_seed": RANKING_SEED},
+            "ranking": {
+                "scenes": arguments.ranking_scenes, "resolution": "1024x1024",
+                "first_seed": RANKING_SEED,
+            },
             "learning": {
                 "scenes": arguments.scenes, "resolution": "512x512", "first_seed": JUDGING_SEED,
                 "steps": arguments.steps, "layers": list(layers),
@@ -129,6 +137,6 @@ if __name__ == "__main__":
         "correlation": ranking,
         "learning": [{"name": name} | row for name, row in learning.items()],
     }  # fmt: skip
-    write_json(Path(__file__).parents[1] / "results" / "salience-cpu.json", result)
+    write_json(arguments.out, result)
     for row in result["learning"]:
         print(row)

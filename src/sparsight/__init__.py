@@ -22,7 +22,16 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from sparsight.images import ImageFolder
-    from sparsight.methods import SPOT, SVE, ClsTopK, LowerResolution, SparseViT, ToMe
+    from sparsight.methods import (
+        SPOT,
+        SVE,
+        ClsTopK,
+        EarlyExit,
+        LowerResolution,
+        MLPRouting,
+        SparseViT,
+        ToMe,
+    )
     from sparsight.plan import Plan
     from sparsight.run import load
     from sparsight.stages.adapt import Adaptation, adapt
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
     from sparsight.tasks.evaluate import evaluate
     from sparsight.tasks.finetune import Finetuning, finetune
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _WHERE = {
     "adapt": "sparsight.stages.adapt",
@@ -45,6 +54,8 @@ _WHERE = {
     "apply": "sparsight.attach",
     "Budget": "sparsight.stages.search",
     "ClsTopK": "sparsight.methods",
+    "EarlyExit": "sparsight.methods",
+    "MLPRouting": "sparsight.methods",
     "compare": "sparsight.stages.compare",
     "Distillation": "sparsight.stages.distil",
     "evaluate": "sparsight.tasks.evaluate",
@@ -81,11 +92,13 @@ __all__ = [
     "Budget",
     "ClsTopK",
     "Distillation",
+    "EarlyExit",
     "Finetuning",
     "ImageFolder",
     "ImagesError",
     "LabelsError",
     "LowerResolution",
+    "MLPRouting",
     "NotFiniteError",
     "Plan",
     "PlanError",

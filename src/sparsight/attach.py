@@ -1,8 +1,9 @@
 """A plan and a model become a changed model, and back: apply, restore and save.
 
-Everything is checked before anything is changed, so a failure leaves the model as it was.
+Everything is checked before anything is changed (fit.py), so a failure leaves the model as it was.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -12,28 +13,23 @@ from torch import Tensor, nn
 
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
-from sparsight.methods import Settings, method_of
-from sparsight.plan import ModelIdentity, Plan
+from sparsight.fit import Place, places, resolve
+from sparsight.inplace import STATE, argument_names, change, is_changed, unchange
+from sparsight.methods import Settings, method_of, tensor_name
+from sparsight.methods.site import Site
+from sparsight.plan import Plan
 from sparsight.run import load, save_plan
+from sparsight.weights import write, write_back
 
-STATE = "_sparsight"  # where a changed model keeps what `restore` needs
-UNFIT = {  # by what a method needs
-    "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
-    "SparseViT",
-    "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
-    "method for global attention, such as SVE",
-}
-SAMPLES = 8  # weights of each block that identify it
-SAMPLE_TOLERANCE = 0.02  # bfloat16 keeps 8 bits, an error of 0.4 %; other weights differ by far more
+What = Settings | Sequence[Settings] | Plan | str | PathLike[str]
 
 
 @dataclass
 class Applied:
-    """What was done to a model: the plan, and all that was there before."""
+    """What was done to a model: the plan, and the weights that were there before."""
 
     plan: Plan
     family: Family
-    blocks: dict[int, nn.Module] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -48,59 +44,60 @@ def family_in(model: nn.Module) -> Family:
     return state.family if state else family_of(model)
 
 
-def apply(
-    model: nn.Module, what: "Settings | Plan | str | PathLike[str]", module: str | None = None
-) -> nn.Module:
+def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     """Make `model` sparse, in place, and return it.
 
-    `what` is a method's settings (`sparsight.SVE(...)`), a Plan, or the path of a saved run.  `module`
-    is the attribute path of the vision encoder inside a larger model, such as "vision_tower"; plans
-    and their weights are of the encoder alone, and fit it alone or in any model.  Raises
-    UnsupportedModelError or PlanError, with the model unchanged, if it does not fit.
+    `what` is a method's settings (`sparsight.SVE(...)`), several of them in a list, a Plan, or the path
+    of a saved run.  `module` is the attribute path of the vision encoder inside a larger model, such as
+    "vision_tower"; plans and their weights are of the encoder alone, and fit it alone or in any model.
+    Raises UnsupportedModelError or PlanError, with the model unchanged, if it does not fit.
     """
     whole, model = model, encoder_in(model, module)
     if applied(model):
         raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
-    plan = _as_plan(what)
-    family = family_of(model)
+    plan, family = as_plan(what), family_of(model)
     plan = resolve(plan, model, family)
-    method, container = method_of(plan.method), family.blocks(model)
-    layers = plan.method.changed_layers(family.layers_with(method.needs, model))
-    prefix, device = family.prefix_tokens(model), next(model.parameters()).device
-    dtype = next(container[0].parameters()).dtype
-    extra = {k: v.to(device, dtype) for k, v in plan.weights.items() if not k.startswith("model.")}
-    wrapped = {
-        layer: method.wrap(container[layer], family, prefix, plan.method, layer, extra)
-        for layer in layers
-    }
-
     state = Applied(plan, family)
-    own = model.state_dict()
-    with torch.no_grad():
-        for name, value in plan.weights.items():
-            if name.startswith("model."):
-                target = own[name.removeprefix("model.")]
-                state.weights[name] = target.clone()
-                target.copy_(value)
-    for layer, block in wrapped.items():
-        state.blocks[layer] = container[layer]
-        container[layer] = block
+    try:
+        write(model, plan, state.weights)
+        for place in places(plan, model, family):
+            _change(place, plan, model, family)
+    except BaseException:
+        _undo(model, state)
+        raise
     model.__dict__[STATE] = state
     return whole
 
 
 def restore(model: nn.Module, module: str | None = None) -> nn.Module:
-    """Undo `apply` exactly, in place: blocks, weights, hooks and attributes.  Returns the model."""
+    """Undo `apply` exactly, in place: classes, weights, hooks and attributes.  Returns the model."""
     whole, model = model, encoder_in(model, module)
-    state = _applied_or_refused(model, "restore")
-    container, own = state.family.blocks(model), model.state_dict()
-    for layer, block in state.blocks.items():
-        container[layer] = block
-    with torch.no_grad():
-        for name, value in state.weights.items():
-            own[name.removeprefix("model.")].copy_(value)
+    _undo(model, _applied_or_refused(model, "restore"))
     del model.__dict__[STATE]
     return whole
+
+
+def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
+    """One module, with the tensors that the plan has for it."""
+    like = next(place.module.parameters(), next(model.parameters()))
+    dtype = like.dtype if like.is_floating_point() else torch.float32
+    method = method_of(place.config)
+    tensors = {
+        name: plan.weights[tensor_name(method.name, place.layer, name)].to(like.device, dtype)
+        for name in place.tensors
+    }
+    site = Site(
+        family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
+        argument_names(place.module), place.shared,
+    )  # fmt: skip
+    change(place.module, method.change, site, tensors)
+
+
+def _undo(model: nn.Module, state: Applied) -> None:
+    for part in list(model.modules()):
+        if is_changed(part):
+            unchange(part)
+    write_back(model, state.weights)
 
 
 def save(what: Plan | nn.Module, folder: str | PathLike[str], module: str | None = None) -> Path:
@@ -121,105 +118,15 @@ def _applied_or_refused(model: nn.Module, verb: str) -> Applied:
     raise PlanError(f"this model has no plan applied: there is nothing to {verb}")
 
 
-def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
-    """`plan` with its layers named, after all checks against `model`."""
-    method = method_of(plan.method)
-    if not method.block:
-        raise PlanError(
-            f"{method.name} changes the pictures and not the model: there is nothing to apply"
-        )
-    depth, available = len(family.blocks(model)), family.layers_with(method.needs, model)
-    if not available:
-        raise PlanError(
-            UNFIT[method.needs].format(method=type(plan.method).__name__, family=family.name)
-        )
-    plan = plan.with_(method=method.fit(plan.method.resolved(available, depth), model, family))
-    if method.asks_prefix and family.prefix_tokens(model) == 0:
-        raise PlanError(
-            f"{method.name} asks the class token which others matter, and this model has none: use "
-            "another method, such as tome or sve"
-        )
-    devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
-    if len(devices) > 1 or "meta" in devices:
-        raise PlanError(
-            f"the blocks of this model are on {', '.join(sorted(devices))}: a plan needs them on one "
-            "device, so load it with all of the encoder there (device_map)"
-        )
-    if plan.model is not None:
-        _check_identity(plan.model, identity(model, family))
-    own = model.state_dict()
-    for name, tensor in plan.weights.items():
-        if not torch.isfinite(tensor).all():
-            raise PlanError(f"tensor {name!r} of the plan has values that are not finite")
-        if not name.startswith("model."):
-            continue
-        key = name.removeprefix("model.")
-        if key not in own:
-            raise PlanError(f"the plan changes {key!r}, which this model does not have")
-        if own[key].shape != tensor.shape:
-            raise PlanError(
-                f"{key!r} has shape {tuple(own[key].shape)} in this model and "
-                f"{tuple(tensor.shape)} in the plan"
-            )
-    for name, shape in method.tensors(plan.method, model, family).items():
-        if name not in plan.weights:
-            raise PlanError(f"the plan has no tensor {name!r}: {method.untrained}")
-        if tuple(plan.weights[name].shape) != shape:
-            raise PlanError(f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {shape}")
-    return plan
-
-
-def identity(model: nn.Module, family: Family) -> ModelIdentity:
-    """What identifies `model` (without a plan applied)."""
-    blocks = family.blocks(model)
-    return ModelIdentity(
-        family=family.name,
-        kind=type(model).__name__,
-        depth=len(blocks),
-        dim=_one_or_each([family.dim(block) for block in blocks]),
-        heads=_one_or_each([family.heads(block) for block in blocks]),
-        prefix_tokens=family.prefix_tokens(model),
-        patch_px=family.patch_px(model),
-        weight_samples=tuple(_weight_sample(block) for block in blocks),
-    )
-
-
-def _one_or_each(values: list[int]) -> int | tuple[int, ...]:
-    return values[0] if len(set(values)) == 1 else tuple(values)
-
-
-def _weight_sample(block: nn.Module) -> tuple[float, ...]:
-    """A few entries of the largest weight of a block."""
-    largest = max(block.parameters(), key=lambda p: p.numel()).detach().flatten()
-    places = torch.linspace(0, len(largest) - 1, SAMPLES, device=largest.device).long()
-    return tuple(largest[places].float().tolist())
-
-
-def _check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
-    """Raise PlanError with the first thing in which the two models differ."""
-    for name in type(planned).model_fields:
-        if name == "weight_samples":
-            continue
-        if getattr(planned, name) != getattr(actual, name):
-            raise PlanError(
-                f"the plan was made for another model: {name.replace('_', ' ')} "
-                f"{getattr(planned, name)!r} there, {getattr(actual, name)!r} here"
-            )
-    for layer, (one, two) in enumerate(zip(planned.weight_samples, actual.weight_samples, strict=True)):
-        scale = max(map(abs, one), default=0.0)
-        if len(one) != len(two) or any(
-            not abs(a - b) <= SAMPLE_TOLERANCE * scale for a, b in zip(one, two, strict=True)
-        ):
-            raise PlanError(
-                f"the plan was made for other weights: block {layer} of this model differs from the "
-                "one it was made for (another checkpoint, or fine-tuned since)"
-            )
-
-
-def _as_plan(what: "Settings | Plan | str | PathLike[str]") -> Plan:
+def as_plan(what: What) -> Plan:
+    """A plan of whatever `apply` takes."""
     if isinstance(what, Plan):
         return what
     if isinstance(what, str | Path | PathLike):
         return load(what)
-    method_of(what)
-    return Plan(method=what)
+    methods = tuple(what) if isinstance(what, list | tuple) else (what,)
+    for method in methods:
+        method_of(method)
+    if not methods:
+        raise PlanError("a plan of no methods changes nothing: name at least one")
+    return Plan(methods=methods)

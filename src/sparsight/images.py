@@ -134,6 +134,41 @@ def to_tensor(image: object, mean: Sequence[float], std: Sequence[float]) -> "Te
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
+class Held(Generic[Item]):
+    """Items that are read once and kept, as far as the memory for it goes; the others are read again."""
+
+    def __init__(self, images: Items[Item], budget_bytes: int = 2 << 30) -> None:
+        self.images, self.left = images, budget_bytes
+        self.kept: dict[int, Item | ImagesError] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Item:
+        if index not in self.kept:
+            try:
+                found: Item | ImagesError = self.images[index]
+            except ImagesError as error:
+                found = error
+            size = (
+                getattr(found, "nbytes", 0)
+                if not isinstance(found, tuple)
+                else sum(getattr(part, "nbytes", 0) for part in found)
+            )
+            if size <= self.left:
+                self.left -= size
+                self.kept[index] = found
+        else:
+            found = self.kept[index]
+        if isinstance(found, ImagesError):
+            raise found
+        return found
+
+    def name_of(self, index: int) -> str:
+        """What the set calls it."""
+        return named(self.images, index)
+
+
 class Reader(Generic[Item]):
     """Reads pictures (with labels or without), passing over unreadable ones; `skipped` says which."""
 

@@ -1,27 +1,29 @@
 """Plan: the one artefact that flows through the stages.  Plain data, JSON in and out.
 
-In JSON: `{"type": "sparsight.plan", "version": 1, "data": {...}}`, and likewise for the method's
-settings inside it.  An unknown key or type is an error: a setting silently dropped would change what
-the model computes.
+In JSON: `{"type": "sparsight.plan", "version": 2, "data": {...}}`, and likewise for the settings of each
+method inside it.  An unknown key or type is an error: a setting silently dropped would change what the
+model computes.  Plans of version 1 are read by plan_v1.py.
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, ValidationError
 
 from sparsight.errors import PlanError
 from sparsight.methods import METHODS, SVE, Settings, method_of
+from sparsight.plan_v1 import upgraded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLAN_TYPE, VERSION = "sparsight.plan", 1
+PLAN_TYPE, VERSION = "sparsight.plan", 2
 MAX_PLAN_BYTES = 16_000_000
 
 
 Count = Annotated[int, Field(ge=1)]
+Kind = TypeVar("Kind", bound=Settings)
 
 
 class Data(BaseModel):
@@ -65,7 +67,7 @@ class LayerReason(Data):
 class Plan(Data):
     """What is done to a model, why, and what it was made for."""
 
-    method: SerializeAsAny[Settings]
+    methods: Annotated[tuple[SerializeAsAny[Settings], ...], Field(min_length=1)]
     model: ModelIdentity | None = None  # None: made by hand, fits any model with these layers
     source: str | None = None  # MODEL as given on the command line
     resolution: tuple[int, int] | None = None  # pictures it was calibrated on, height x width
@@ -82,12 +84,39 @@ class Plan(Data):
         """The changed weights ("model.<key>") and the method's own tensors; not part of the JSON."""
         return self._weights
 
+    def find(self, kind: type[Kind]) -> Kind | None:
+        """The settings of a method, if it is one of the plan's."""
+        return next((method for method in self.methods if isinstance(method, kind)), None)
+
+    def one(self, kind: type[Kind]) -> Kind:
+        """The same where there is no other way; PlanError if the plan has no such method."""
+        found = self.find(kind)
+        if found is None:
+            raise PlanError(f"this is done for {kind.__name__} alone, and the plan has {self.name}")
+        return found
+
     @property
     def sve(self) -> SVE:
-        """`method`, where only SVE makes sense; PlanError if it is another."""
-        if not isinstance(self.method, SVE):
-            raise PlanError(f"this is done for SVE alone, not for {type(self.method).__name__}")
-        return self.method
+        """SVE's settings; PlanError if the plan has none."""
+        return self.one(SVE)
+
+    @property
+    def name(self) -> str:
+        """The names of its methods."""
+        return " + ".join(method_of(method).name for method in self.methods)
+
+    @property
+    def label(self) -> str:
+        """What distinguishes its settings, in a few words."""
+        return "; ".join(method.label() for method in self.methods)
+
+    def changed(self, new: Settings) -> Self:
+        """With other settings for the method of the same kind."""
+        return self.with_(methods=[new if type(m) is type(new) else m for m in self.methods])
+
+    def at_any_size(self) -> Self:
+        """Without a dense fallback, for adapting and judging the sparse path itself."""
+        return self.with_(methods=[method.at_any_size() for method in self.methods])
 
     def __eq__(self, other: object) -> bool:
         """Equal in what they say and in every tensor."""
@@ -113,9 +142,11 @@ class Plan(Data):
 
     def to_json(self) -> str:
         """As text; `from_json` gives an equal plan back."""
-        method = method_of(self.method)
         data = self.model_dump(mode="json")
-        data["method"] = {"type": method.name, "version": VERSION, "data": data["method"]}
+        data["methods"] = [
+            {"type": method_of(method).name, "version": VERSION, "data": settings}
+            for method, settings in zip(self.methods, data["methods"], strict=True)
+        ]
         envelope = {"type": PLAN_TYPE, "version": VERSION, "data": data}
         return json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
@@ -123,9 +154,12 @@ class Plan(Data):
     def from_json(cls, text: str, where: str = "the plan") -> Self:
         """Read a plan; raises PlanError that says which key is wrong and how."""
         try:
-            data = _opened(json.loads(text), where, {PLAN_TYPE})[1]
-            name, settings = _opened(data.get("method"), f"{where}, key 'method'", set(METHODS))
-            data["method"] = METHODS[name].config.model_validate(settings)
+            data = _opened(upgraded(json.loads(text), where), where, {PLAN_TYPE})[1]
+            given = data.get("methods")
+            if not isinstance(given, list):
+                raise PlanError(f"{where}: methods must be a list")
+            opened = [_opened(one, f"{where}, key 'methods'", set(METHODS)) for one in given]
+            data["methods"] = [METHODS[name].config.model_validate(s) for name, s in opened]
             return cls.model_validate(data)
         except (json.JSONDecodeError, RecursionError) as error:
             raise PlanError(f"{where} is not JSON: {error}") from None
@@ -158,7 +192,7 @@ def _opened(envelope: Any, where: str, types: set[str]) -> tuple[str, dict[str, 
         raise PlanError(f"{where} has type {envelope['type']!r}; known: {', '.join(sorted(types))}")
     if envelope["version"] != VERSION:
         raise PlanError(
-            f"{where} has version {envelope['version']!r}; this sparsight reads version {VERSION}"
+            f"{where} has version {envelope['version']!r}; this sparsight reads versions 1 and {VERSION}"
         )
     if not isinstance(envelope["data"], dict):
         raise PlanError(f"{where}: data must be an object")

@@ -17,6 +17,7 @@ from sparsight import __version__
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically, write_text
 from sparsight.plan import Plan
+from sparsight.plan_v1 import tensor_named
 
 PLAN_FILE = "plan.json"
 COMMAND_FILE = "command.txt"
@@ -54,7 +55,7 @@ def load(folder: "str | PathLike[str]") -> Plan:
         return plan
     path = _inside(folder, weights_file(file.read_text(encoding="utf-8")))
     try:
-        tensors = load_file(path)
+        tensors = {tensor_named(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
         raise PlanError(f"{path} is damaged: {error}") from None
     for name in sorted(plan.tensors.keys() | tensors.keys()):

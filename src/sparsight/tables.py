@@ -31,32 +31,48 @@ def show_demo(result: Mapping[str, Any]) -> None:
 
 def show_analysis(found: "Analysis") -> None:
     """One line for each layer."""
-    scorers = sorted({name for layer in found.layers for name in layer.recall})
+    scores = sorted({name for layer in found.layers for name in layer.recall})
+    known = any(layer.linear_rest is not None for layer in found.layers)
+    told = "; rest, linear: error of a linear map from there straight to the end" if known else ""
     table = _table(
-        f"{found.images} images, {found.tokens} tokens; recall of the true top 1/8 when keeping 1/8",
-        ["layer", "indicator s", "top 1/8 share", "overlap", *scorers],
+        f"{found.images} images, {found.tokens} tokens; recall of the true top 1/8 when keeping 1/8"
+        + told,
+        ["layer", "indicator s", "top 1/8 share", "overlap", *["rest, linear"] * known, *scores],
     )
     at = found.kept_fractions.index(1 / 8)
     for place, layer in enumerate(found.layers):
         table.add_row(
             str(layer.layer), f"{layer.indicator:.2f}", f"{layer.top_share:.2f}",
             f"{found.overlap[place - 1][place]:.2f}" if place else "-",
-            *(f"{layer.recall[s][at]:.3f}" if s in layer.recall else "-" for s in scorers),
+            *[_number(layer.linear_rest)] * known,
+            *(f"{layer.recall[s][at]:.3f}" if s in layer.recall else "-" for s in scores),
         )  # fmt: skip
     _print(table)
 
 
 def show_plan(plan: "Plan") -> None:
     """What was decided for each layer, and why."""
-    scorers = sorted({name for row in plan.layers for name in row.recall})
-    table = _table(
-        "recall: share of the true top 1/8 that a scorer has in its top 1/8" if scorers else "",
-        ["layer", "role", "indicator s", "damage alone", "overlap", *scorers],
-    )
-    for row in plan.layers:
-        figures = [row.indicator, row.damage, row.overlap, *(row.recall.get(s) for s in scorers)]
-        table.add_row(str(row.layer), row.role, *map(_number, figures))
-    _print(table)
+    if plan.layers:
+        scores = sorted({name for row in plan.layers for name in row.recall})
+        table = _table(
+            "recall: share of the true top 1/8 that a score has in its top 1/8" if scores else "",
+            ["layer", "role", "indicator s", "damage alone", "overlap", *scores],
+        )
+        for row in plan.layers:
+            figures = [row.indicator, row.damage, row.overlap, *(row.recall.get(s) for s in scores)]
+            table.add_row(str(row.layer), row.role, *map(_number, figures))
+        _print(table)
+    if repaired := plan.recipe.get("completion"):
+        table = _table(
+            "completion: of what skipped tokens lack without a map, squared, what they lack with it",
+            ["layer", "method", "before", "after", "repaired", "skipped tokens"],
+        )
+        for row in repaired:
+            table.add_row(
+                str(row["layer"]), row["method"], "100 %", f"{100 * row['left']:.1f} %",
+                f"{100 * (1 - row['left']):.1f} %", str(row["tokens"]),
+            )  # fmt: skip
+        _print(table)
     for reason in plan.reasons:
         Console().print(f"- {reason}", markup=False, highlight=False)
 

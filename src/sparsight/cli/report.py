@@ -98,7 +98,8 @@ def shown_layers(plan: Any) -> list[int]:
     """The first, middle and last of SVE's layers; no other method keeps tokens layer by layer."""
     from sparsight.methods import SVE
 
-    if not isinstance(plan.method, SVE):
+    sve = plan.find(SVE)
+    if sve is None:
         return []
-    layers = plan.method.named_layers
+    layers = sve.named_layers
     return sorted({layers[0], layers[len(layers) // 2], layers[-1]})

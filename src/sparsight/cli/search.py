@@ -61,7 +61,7 @@ def pictures_of_demo(resolution: tuple[int, int]) -> Any:
     return ScenePictures(SceneSet(CALIBRATION_SCENES, resolution, CALIBRATION_SEED))
 
 
-def images_or_refused(images: Path | None, model: str, budgeted: bool) -> None:
-    """Only a search on the demo needs no images."""
-    if images is None and not (model == "demo" and budgeted):
+def images_or_refused(images: Path | None, model: str) -> None:
+    """Only the demo draws its own."""
+    if images is None and model != "demo":
         raise SparsightError("give a folder of pictures with --images DIR")

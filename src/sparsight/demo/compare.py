@@ -5,11 +5,15 @@ from typing import Any
 
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate
-from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, RELEVANCE, packaged_plan
+from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, packaged_plan
 from sparsight.demo.scenes import SceneSet
+from sparsight.images import Held, Images
+from sparsight.methods import SPOT
 from sparsight.plan import Plan
 from sparsight.stages import compare as stage
 from sparsight.stages.arm import Arm
+from sparsight.stages.bench import bench_of
+from sparsight.stages.complete import complete
 
 
 def by_miou(
@@ -30,29 +34,21 @@ def compare_demo(
     resolution: tuple[int, int], scenes: int, repeats: int, plans: Sequence[Plan],
     methods: Sequence[str], say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """`stages.compare` with mIoU on held-out scenes as quality, and the package's trained plans."""
-    ours = [
-        plan
-        for method, found in (("sve", _distilled), ("spot", _relevant))
-        if not methods or method in methods
-        for plan in found()
-    ]
+    """`stages.compare` with mIoU on held-out scenes as quality, and the package's networks of SPOT."""
+    model, pictures = encoder.load(), Held(ScenePictures(SceneSet(8, resolution, CALIBRATION_SEED)))
+    ours = relevant(model, pictures) if not methods or "spot" in methods else []
     judge = by_miou(resolution, scenes, say)
-    pictures = ScenePictures(SceneSet(8, resolution, CALIBRATION_SEED))
-    result = stage.compare(encoder.load(), pictures, [*ours, *plans], methods, repeats, judge=judge)
+    result = stage.compare(model, pictures, [*ours, *plans], methods, repeats, judge=judge)
     result["protocol"] |= {"scenes": scenes, "first_seed": EVALUATION_SEED, "images": scenes}
     return result
 
 
-def _distilled() -> list[Plan]:
-    """SVE's distilled weights, with the projectors they were made with and with a sample instead."""
-    plan = packaged_plan()
-    sampled = plan.sve.model_copy(update={"scorer": "sampled", "groups": ()})
-    return [plan, plan.with_(method=sampled)]
-
-
-def _relevant() -> list[Plan]:
-    """SPOT's networks at several rho."""
-    plan = packaged_plan(RELEVANCE)
-    levels = [plan.method.model_copy(update={"rho": rho}) for rho in (0.9, 0.8, 0.7, 0.6)]
-    return [plan.with_(method=method) for method in levels]
+def relevant(model: Any, pictures: Images) -> list[Plan]:
+    """SPOT's networks at several rho, as published and completed."""
+    plan, bench = packaged_plan(), bench_of(model, pictures)
+    levels = [plan.one(SPOT).model_copy(update={"rho": rho}) for rho in (0.9, 0.7)]
+    return [
+        complete(bench, plan.changed(method))
+        for level in levels
+        for method in (level, level.completed())
+    ]

@@ -1,6 +1,7 @@
 """The demo: the whole pipeline on the embedded encoder, on scenes it has never seen.
 
-analyze -> select -> distil (or take the package's result) -> predict -> reuse -> measure -> evaluate
+analyze -> complete -> crossover -> measure -> evaluate, all without training; with `full`, SVE is
+distilled as well, from where completion left it.
 """
 
 import copy
@@ -11,19 +12,20 @@ from typing import Any
 
 from torch import Tensor, device, float32
 
-from sparsight.attach import apply
+from sparsight.attach import apply, as_plan
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate, picture_of
 from sparsight.demo.scenes import SceneSet
 from sparsight.errors import SparsightError
-from sparsight.files import check_writable, write_json
-from sparsight.images import check_resolution
-from sparsight.methods import SVE
+from sparsight.files import check_writable
+from sparsight.images import Held, check_resolution
+from sparsight.methods import SVE, EarlyExit, Settings
 from sparsight.plan import Plan
-from sparsight.run import load, save_plan
+from sparsight.run import load
 from sparsight.stages import timing
 from sparsight.stages.arm import Arm
-from sparsight.stages.calibrate import analyze
+from sparsight.stages.bench import bench_of
+from sparsight.stages.complete import complete
 from sparsight.stages.distil import Distillation
 from sparsight.stages.measure import fused, name
 from sparsight.stages.optimize import optimize
@@ -31,12 +33,28 @@ from sparsight.stages.optimize import optimize
 # The encoder was trained on seeds from 1 000 000 000 on; these three ranges are apart from it and from
 # one another, so that what is reported was seen neither in training nor in calibration.
 CALIBRATION_SEED, EVALUATION_SEED, MEASURING_SEED = 50_000, 10_000, 40_000
-CALIBRATION_SCENES, DISTILLATION_SCENES = 8, 256
-DISTILLATION = Distillation(steps=300, scorers=("sampled", "linear"))
-# Chosen by trial on calibration scenes: docs/encoder.md.
-METHOD = SVE(scorer="linear", keep=3 / 16, keep_queries=1 / 32, sample_every=32)
-DISTILLED = "distilled"  # the package's run folder, made by `sparsight demo --full`
-RELEVANCE = "spot"  # the same of SPOT, made by `python benchmarks/spot.py --train`
+CALIBRATION_SCENES, DISTILLATION_SCENES = 16, 256
+DISTILLATION = Distillation(steps=300)
+# Settings chosen by trial on calibration scenes: docs/encoder.md.
+FEW = {"keep": 3 / 16, "keep_queries": 1 / 32, "sample_every": 32}
+NINE = SVE(layers=(0, 1, 2, 3, 5, 6, 7, 8, 9), **FEW)  # type: ignore[arg-type]
+FIRST = SVE(layers=(0, 1, 2), **FEW)  # type: ignore[arg-type]  # while all tokens are still there
+LEAVING = EarlyExit(after=(2,), keep=0.4)
+BEST: tuple[Settings, ...] = (FIRST, LEAVING)  # what the demo's run holds
+RELEVANCE = "spot"  # the package's run folder, made by `python benchmarks/spot.py --train`
+
+
+def settings() -> dict[str, tuple[Settings, ...]]:
+    """The rows of the table, all without training: alone as published, completed, and combined."""
+    harder = LEAVING.model_copy(update={"keep": 0.3})
+    return {
+        "sve": (NINE,),
+        "sve-completed": (NINE.completed(),),
+        "early-exit-last-value": (LEAVING.model_copy(update={"completion": "last"}),),
+        "early-exit": (LEAVING,),
+        "sve + early-exit": BEST,
+        "sve + early-exit, fewer": (FIRST, harder),
+    }
 
 
 def run_demo(
@@ -51,21 +69,25 @@ def run_demo(
     check_resolution(resolution, (encoder.PATCH_PX, encoder.PATCH_PX))
     check_writable(out)
     model = encoder.load()
+    say("1/4 analyze, complete and measure the crossover: sve + early-exit")
+    pictures = Held(ScenePictures(SceneSet(CALIBRATION_SCENES, resolution, CALIBRATION_SEED)))
+    plan = optimize(
+        model, pictures, BEST, out, reuse_overlap=None, max_images=CALIBRATION_SCENES, source="demo"
+    )
+    say("2/4 complete the other rows")
+    bench = bench_of(model, pictures, CALIBRATION_SCENES)
+    plans = {
+        row: plan if methods == BEST else complete(bench, as_plan(methods))
+        for row, methods in settings().items()
+    }
     if full:
-        say(f"1/4 analyze, select and distil: {DISTILLATION.steps} steps")
-        pictures = ScenePictures(SceneSet(DISTILLATION_SCENES, resolution, CALIBRATION_SEED))
-        plan = optimize(
-            model, pictures, METHOD, out, DISTILLATION, max_images=CALIBRATION_SCENES, source="demo"
-        )
-    else:
-        say("1/4 take the distilled weights from the package (--full makes them here)")
-        plan = packaged_plan()
-    say("2/4 analyze")
-    pictures = ScenePictures(SceneSet(CALIBRATION_SCENES, resolution, CALIBRATION_SEED))
-    found = analyze(model, pictures, CALIBRATION_SCENES)
-    write_json(out / "analysis.json", found.model_dump(mode="json"))
-    arms = build_arms(model, plan)
-    save_plan(plan, out)
+        say(f"    distil sve, completed: {DISTILLATION.steps} steps")
+        more = ScenePictures(SceneSet(DISTILLATION_SCENES, resolution, CALIBRATION_SEED))
+        plans["sve-completed-distilled"] = optimize(
+            model, more, NINE.completed(), out / "distilled", DISTILLATION, reuse_overlap=None,
+            max_images=CALIBRATION_SCENES, source="demo",
+        )  # fmt: skip
+    arms = {"dense": model} | {row: apply(copy.deepcopy(model), p) for row, p in plans.items()}
 
     say(f"3/4 measure {len(arms)} arms")
     speed = time_arms(arms, picture_of(SceneSet(1, resolution, MEASURING_SEED)[0]), repeats)
@@ -76,14 +98,18 @@ def run_demo(
     return {
         "protocol": timing.protocol(
             device("cpu"), float32, resolution=name(resolution), batch=1, repeats=repeats,
-            scenes=scenes, first_seed=EVALUATION_SEED,
-            distilled="here" if full else "in the package",
-            method=plan.method.model_dump(mode="json"), reasons=list(plan.reasons),
+            scenes=scenes, first_seed=EVALUATION_SEED, calibration_scenes=CALIBRATION_SCENES,
+            method=plan.label, reasons=list(plan.reasons),
             miou="mean over the ten kinds of object of the IoU of pixels, background not counted",
             interval="95 % of the difference from dense, paired bootstrap over scenes",
             accuracy="share of right answers to 'is there one of this kind', over kinds and scenes",
         ),
-        "rows": [{"name": arm} | speed[arm] | quality[arm] for arm in arms],
+        "rows": [
+            {"name": arm, "setting": plans[arm].label if arm in plans else ""}
+            | speed[arm]
+            | quality[arm]
+            for arm in arms
+        ],
     }  # fmt: skip
 
 
@@ -97,38 +123,13 @@ def time_arms(arms: dict[str, Any], picture: Tensor, repeats: int) -> dict[str, 
     return {arm: row | {"speedup": dense / row["latency_ms"]} for arm, row in rows.items()}
 
 
-def build_arms(model: Any, plan: Plan) -> dict[str, Any]:
-    """The rows of the table: dense (SVE's Table 3), SVE step by step, then what needs no training."""
-    full = plan.sve
-    alone = full.model_copy(update={"groups": ()})
-    untrained = plan.model_copy(deep=True)
-    untrained.weights.clear()
-
-    def made(base: Plan, method: SVE) -> Any:
-        return apply(copy.deepcopy(model), base.with_(method=method))
-
-    def scored(method: SVE, scorer: str) -> SVE:
-        return method.model_copy(update={"scorer": scorer})
-
-    return {
-        "dense": model,
-        "dense-distilled": made(plan, alone.model_copy(update={"keep": 1.0})),
-        "sve-undistilled": made(untrained, scored(alone, "exact")),
-        "sve-distilled": made(plan, scored(alone, "exact")),
-        "sve-linear": made(plan, alone),
-        "sve-reuse": made(plan, full),
-        "sve-sampled": made(untrained, scored(alone, "sampled")),
-        "sve-sampled-distilled": made(plan, scored(alone, "sampled")),
-        "sve-sampled-reuse": made(untrained, scored(full, "sampled")),
-    }
-
-
-def packaged_plan(name: str = DISTILLED) -> Plan:
-    """A plan and its weights that came with the package, in float32: DISTILLED, or RELEVANCE of SPOT."""
-    folder = Path(str(files("sparsight.demo") / "weights" / name))
+def packaged_plan() -> Plan:
+    """SPOT's networks that came with the package, in float32."""
+    folder = Path(str(files("sparsight.demo") / "weights" / RELEVANCE))
     if not folder.is_dir():
-        made_by = "sparsight demo --full" if name == DISTILLED else "python benchmarks/spot.py --train"
-        raise SparsightError(f"this package has no {name!r} weights: run {made_by}")
+        raise SparsightError(
+            f"this package has no {RELEVANCE!r} weights: run python benchmarks/spot.py --train"
+        )
     plan = load(folder)
     return plan.with_(weights={key: value.float() for key, value in plan.weights.items()})
 

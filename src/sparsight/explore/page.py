@@ -7,7 +7,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.explore.session import Seen, Session, Setting, layers_from
+from sparsight.explore.pictures import opened
+from sparsight.explore.session import Seen, Session
+from sparsight.explore.setting import Setting, layers_from
 from sparsight.report.pictures import panels
 
 GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px"
@@ -66,7 +68,7 @@ def _side(gr: Any, session: Session, side: str, keep: float) -> Any:
     methods = session.methods()
     method = gr.Dropdown(methods, label=f"{side}: method", value=methods[0])
     slider = gr.Slider(0.02, 1, keep, step=0.01, label=f"{side}: keep, fraction of tokens")
-    scorer = gr.Dropdown(session.scorers(), label=f"{side}: ranked by (SVE)", value="sampled")
+    score = gr.Dropdown(session.scores(), label=f"{side}: ranked by (SVE)", value="sampled")
     layers = gr.Textbox("", label=f"{side}: layers (SVE)", placeholder="all, or like 4-11")
     with gr.Row():
         button = gr.Button(f"Show {side}", variant="primary")
@@ -74,18 +76,18 @@ def _side(gr: Any, session: Session, side: str, keep: float) -> Any:
     saved = gr.Markdown("", elem_id=f"saved-{side}")
     told = gr.Markdown("", elem_id=f"told-{side}")
     images = gr.HTML("", elem_id=f"images-{side}")
-    return [method, slider, scorer, layers], [images, told], button, save, saved
+    return [method, slider, score, layers], [images, told], button, save, saved
 
 
 def _shown(
     session: Session, path: str | None, chosen: str | None, layer: str | None, method: str, keep: float,
-    scorer: str, layers: str,
+    score: str, layers: str,
 ) -> tuple[str, str]:  # fmt: skip
     """Images with captions, and a sentence; or what is wrong, as a sentence."""
     try:
-        setting = Setting(method, float(keep), scorer, layers_from(layers or "", session.layers()))
+        setting = Setting(method, float(keep), score, layers_from(layers or "", session.layers()))
         if path:
-            picture, name = session.tensor_of(session.opened(path)), os.path.basename(path)
+            picture, name = session.tensor_of(opened(path)), os.path.basename(path)
         elif chosen:
             picture, name = session.images[session.names().index(chosen)], chosen
         else:
@@ -116,13 +118,14 @@ def told(seen: Seen) -> str:
         f"**{seen.dense_ms / seen.sparse_ms:.2f}x**: {seen.sparse_ms:.0f} ms instead of "
         f"{seen.dense_ms:.0f} ms on this machine; features moved by "
         f"**{100 * look['relative_error']:.1f} %** (cosine {look['cosine']:.4f}){found}."
+        + "".join(f"\n\nNote: {escape(note)}." for note in seen.notes)
     )
 
 
-def _saved(session: Session, method: str, keep: float, scorer: str, layers: str) -> str:
+def _saved(session: Session, method: str, keep: float, score: str, layers: str) -> str:
     """Where the setting went, or why it did not."""
     try:
-        setting = Setting(method, float(keep), scorer, layers_from(layers or "", session.layers()))
+        setting = Setting(method, float(keep), score, layers_from(layers or "", session.layers()))
         folder = session.save(setting)
     except (SparsightError, OSError, ValueError) as error:
         return f"**Not saved:** {escape(str(error))}"

@@ -16,7 +16,8 @@ from sparsight.families import (
     timm_swin,
     timm_vit,
 )
-from sparsight.families.base import Family, Parts
+from sparsight.families.base import Family
+from sparsight.families.parts import Parts
 from sparsight.families.refused import reason_against
 
 if TYPE_CHECKING:
@@ -66,6 +67,11 @@ def family_of(model: "nn.Module") -> Family:
     for family, _, missing in found:
         if missing is None:
             return family
+    for name, part in model.named_modules():
+        if type(part).__name__ == "OptimizedModule":
+            raise UnsupportedModelError(
+                f"{name!r} of this {kind} is compiled: apply the plan first, then compile"
+            )
     if reason := reason_against(model):
         raise UnsupportedModelError(f"{kind} cannot become sparse: {reason}")
     inner = [repr(name) for name, part in model.named_modules() if name and _fits(part)]

@@ -6,37 +6,11 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
+from sparsight.families.parts import Host, Parts
+from sparsight.families.windows import Nested, Windows
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from sparsight.families.windows import Nested, Windows
-
-Host = Any  # a model or block of another library: its attributes are known to its family file alone
-
-
-@dataclass(frozen=True)
-class Parts:
-    """How to run one transformer block piece by piece; every function takes the block first.
-
-    Shapes: x, h, y (b, n, c); q, k, v (b, heads, n, d); out (b, n, heads, d).  A block that has its
-    tokens as (b, height, width, c) is given them as rows all the same.  `reassemble` puts a block
-    together again; a test demands that this equals the block's own forward for every family.
-    """
-
-    norm: Callable[[Host, "Tensor"], "Tensor"]  # x -> h, what the attention reads
-    qkv: Callable[..., tuple["Tensor", "Tensor", "Tensor"]]  # h, per-token tables -> q, k, v
-    merge: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # out, h -> y
-    residual: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
-    mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
-
-    def reassemble(self, block: Host, x: "Tensor", **tables: "Tensor") -> "Tensor":
-        """The block's own forward, from the parts, with dense attention; x and result as it has them."""
-        from torch.nn.functional import scaled_dot_product_attention
-
-        rows = x.flatten(1, -2)
-        h = self.norm(block, rows)
-        out = scaled_dot_product_attention(*self.qkv(block, h, **tables)).transpose(1, 2)
-        return self.mlp(block, self.residual(block, rows, self.merge(block, out, h))).view(x.shape)
 
 
 @dataclass(frozen=True)
@@ -58,11 +32,11 @@ class Family:
     features: Callable[[Host, "Tensor"], "Tensor"]  # final (b, n, c) tokens of pictures
     sparse: str  # what becomes sparse, in words
     refused: str  # what is not supported and why, in words
-    per_token: tuple[str, ...] = ()  # arguments of a block, tensors with one row per patch token
-    mask: str = "attn_mask"  # the argument of a block that masks attention
-    wants_maps: Callable[[Host], bool] = lambda block: False  # its settings ask for attention maps
+    per_token: tuple[str, ...] = ()  # of block and attention: arguments with a row per patch token
+    mask: str = "attn_mask"  # the argument of block and attention that masks it
+    wants_maps: Callable[[Host], bool] = lambda attn: False  # its settings ask for attention maps
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
-    windows: "Windows | None" = None  # where every block attends within windows
+    windows: Windows | None = None  # where every block attends within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
 

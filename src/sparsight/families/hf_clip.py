@@ -1,7 +1,8 @@
 """transformers `CLIPVisionModel`, alone or as the vision tower of a larger model."""
 
-from sparsight.families.base import Family, Parts
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+from sparsight.families.base import Family
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.parts import Parts
 
 CLIP = MODELS + "clip.modeling_clip.CLIP"
 
@@ -11,15 +12,17 @@ def blocks(m):
     return m.encoder.layers
 
 
-def _merge(block, out, h):
-    return block.self_attn.out_proj(out.flatten(2))
+def _merge(attn, out, h):
+    return attn.out_proj(out.flatten(2))
 
 
 # SigLIP's blocks are the same.
 PARTS = Parts(
     norm=lambda block, x: block.layer_norm1(x),
-    qkv=lambda block, h: project(block.self_attn, h),
+    attention=lambda block: block.self_attn,
+    qkv=project,
     merge=_merge,
+    result=with_no_map,
     residual=lambda block, x, y: x + y,
     mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
 )
@@ -35,7 +38,7 @@ FAMILY = Family(
     dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda block: block.self_attn.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     parts=PARTS,
     **PLACES,
 )

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sparsight.families.base import Family, Parts
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+from sparsight.families.base import Family
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.parts import Parts
 
 DINOV2 = MODELS + "dinov2.modeling_dinov2.Dinov2"
 REGISTERS = MODELS + "dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegisters"
@@ -13,9 +14,9 @@ def _blocks(m):
     return m.encoder.layer
 
 
-def merge(block, out, h):
+def merge(attn, out, h):
     """Output projection."""
-    return block.attention.o_proj(out.flatten(2))
+    return attn.o_proj(out.flatten(2))
 
 
 def residual(block, x, y):
@@ -31,9 +32,11 @@ def mlp(block, x):
 # DINOv3's blocks differ from these in their attention alone.
 PARTS: dict[str, Any] = {
     "norm": lambda block, x: block.norm1(x),
+    "attention": lambda block: block.attention,
     "merge": merge,
     "residual": residual,
     "mlp": mlp,
+    "result": with_no_map,
 }
 
 FAMILY = Family(
@@ -49,7 +52,7 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images).last_hidden_state,
-    wants_maps=lambda block: block.attention.config.output_attentions,
-    parts=Parts(qkv=lambda block, h: project(block.attention, h), **PARTS),
+    wants_maps=lambda attn: attn.config.output_attentions,
+    parts=Parts(qkv=project, **PARTS),
     **PLACES,
 )

@@ -1,8 +1,9 @@
 """transformers `DINOv3ViTModel`: rotary position embedding on the patch tokens alone."""
 
-from sparsight.families.base import Family, Parts
+from sparsight.families.base import Family
 from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
 from sparsight.families.hf_dinov2 import PARTS
+from sparsight.families.parts import Parts
 
 DINOV3 = MODELS + "dinov3_vit.modeling_dinov3_vit.DINOv3ViT"
 
@@ -11,10 +12,10 @@ def _blocks(m):
     return m.model.layer
 
 
-def _qkv(block, h, position_embeddings):
+def _qkv(attn, h, position_embeddings):
     from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
 
-    q, k, v = project(block.attention, h)
+    q, k, v = project(attn, h)
     cos, sin = position_embeddings
     return *apply_rotary_pos_emb(q, k, cos, sin), v
 
@@ -30,7 +31,7 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_heads,
     features=lambda m, images: m(images).last_hidden_state,
-    wants_maps=lambda block: block.attention.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(qkv=_qkv, **PARTS),
     per_token=("position_embeddings",),
     **PLACES,

@@ -7,8 +7,10 @@ from functools import partial
 
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
+from sparsight.families.parts import Parts
 from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
+from sparsight.inplace import STATE
 
 SAM2 = "transformers.models.sam2.modeling_sam2."
 
@@ -42,10 +44,9 @@ def _features(model, images):
     return encoder(images).fpn_hidden_states[-1].flatten(2).transpose(1, 2)
 
 
-def _qkv(block, h):
+def _qkv(attn, h):
     b, n, _ = h.shape
-    heads = block.attn.num_attention_heads
-    return block.attn.qkv(h).view(b, n, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    return attn.qkv(h).view(b, n, 3, attn.num_attention_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
 def _lean_attention(attn, hidden_states, **_):
@@ -68,7 +69,7 @@ def _lean_attention(attn, hidden_states, **_):
 
 @contextmanager
 def _lean(model) -> Iterator[None]:
-    attentions = [block.attn for block in _hiera(model).blocks]
+    attentions = [block.attn for block in _hiera(model).blocks if STATE not in block.attn.__dict__]
     for attn in attentions:
         attn.forward = partial(_lean_attention, attn)
     try:
@@ -104,13 +105,14 @@ FAMILY = Family(
     heads=lambda block: block.attn.num_attention_heads,
     parts=Parts(
         norm=lambda block, x: block.layer_norm1(x),
+        attention=lambda block: block.attn,
         qkv=_qkv,
-        merge=lambda block, out, h: block.attn.proj(out.flatten(2)),
+        merge=lambda attn, out, h: attn.proj(out.flatten(2)),
         residual=lambda block, x, y: x + y,
         mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
     ),
     features=_features,
-    wants_maps=lambda block: block.attn.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     is_global=_is_global,
     lean=_lean,
 )

@@ -34,7 +34,7 @@ FAMILY = Family(
     dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=_features,
-    wants_maps=lambda block: block.self_attn.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     parts=PARTS,
     **PLACES,
 )

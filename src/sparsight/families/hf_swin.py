@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
 from sparsight.families.hf import MODELS, PLACES, project
+from sparsight.families.parts import Parts
 from sparsight.families.windows import Nested, Windows
 
 SWIN = MODELS + "swin.modeling_swin."
@@ -65,12 +66,13 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda block: block.attention.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
-        qkv=lambda block, h: project(block.attention, h),
-        merge=lambda block, out, h: block.dropout(block.attention.o_proj(out.flatten(2))),
-        residual=lambda block, x, y: x + block.drop_path(y),
+        attention=lambda block: block.attention,
+        qkv=project,
+        merge=lambda attn, out, h: attn.o_proj(out.flatten(2)),
+        residual=lambda block, x, y: x + block.drop_path(block.dropout(y)),
         mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
     ),
     is_global=lambda block: False,

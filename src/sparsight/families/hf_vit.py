@@ -1,17 +1,15 @@
 """transformers `ViTModel` and `DeiTModel`: pre-norm blocks, one or two prefix tokens."""
 
-from sparsight.families.base import Family, Parts
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
+from sparsight.families.base import Family
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.hf_dinov2 import merge
+from sparsight.families.parts import Parts
 
 VIT, DEIT = MODELS + "vit.modeling_vit.ViT", MODELS + "deit.modeling_deit.DeiT"
 
 
 def _blocks(m):
     return m.layers
-
-
-def _merge(block, out, h):
-    return block.attention.o_proj(out.flatten(2))
 
 
 FAMILY = Family(
@@ -28,11 +26,13 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda block: block.attention.config.output_attentions,
+    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
-        qkv=lambda block, h: project(block.attention, h),
-        merge=_merge,
+        attention=lambda block: block.attention,
+        qkv=project,
+        merge=merge,
+        result=with_no_map,
         residual=lambda block, x, y: block.dropout(y) + x,
         mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
     ),

@@ -1,6 +1,7 @@
 """Encoders that are known and refused, each with its reason."""
 
-from sparsight.families.base import Host, class_name
+from sparsight.families.base import class_name
+from sparsight.families.parts import Host
 
 HF = "transformers.models."
 PAIR_BIAS = (

@@ -3,7 +3,8 @@
 import torch
 from torch.nn import functional as F
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
+from sparsight.families.parts import Parts
 from sparsight.families.timm_vit import PLACES, SCALED, merge
 
 EVA, ATTENTION = "timm.models.eva.", "timm.layers.attention.AttentionRope"
@@ -22,10 +23,9 @@ def _project(attn, h):
     return fused.view(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
 
 
-def _qkv(block, h, rope=None):
+def _qkv(attn, h, rope=None):
     from timm.layers import apply_rot_embed_cat
 
-    attn = block.attn
     q, k, v = _project(attn, h)
     q, k = attn.q_norm(q), attn.k_norm(k)
     if rope is None:
@@ -65,6 +65,7 @@ FAMILY = Family(
     ),
     parts=Parts(
         norm=lambda block, x: block.norm1(x),
+        attention=lambda block: block.attn,
         qkv=_qkv,
         merge=merge,
         residual=lambda block, x, y: x + block.drop_path1(_scaled(block.gamma_1, y)),

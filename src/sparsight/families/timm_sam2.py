@@ -2,16 +2,17 @@
 
 import math
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
+from sparsight.families.parts import Parts
 from sparsight.families.timm_vit import HALVES
 
 HIERA = "timm.models.hieradet_sam2."
 GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
 
 
-def _qkv(block, h):
+def _qkv(attn, h):
     b, n, _ = h.shape
-    return block.attn.qkv(h).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    return attn.qkv(h).view(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
 def _is_global(block) -> bool:
@@ -53,7 +54,7 @@ FAMILY = Family(
     prefix_tokens=lambda m: 0,
     patch_px=_patch_px,
     heads=lambda block: block.attn.num_heads,
-    parts=Parts(qkv=_qkv, merge=lambda block, out, h: block.attn.proj(out.flatten(2)), **HALVES),
+    parts=Parts(qkv=_qkv, merge=lambda attn, out, h: attn.proj(out.flatten(2)), **HALVES),
     features=lambda m, images: m.forward_features(images).flatten(1, 2),
     is_global=_is_global,
 )

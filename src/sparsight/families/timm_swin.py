@@ -1,6 +1,7 @@
 """timm `SwinTransformer` (v1): every block attends within windows, every second one shifted."""
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
+from sparsight.families.parts import Parts
 from sparsight.families.windows import Nested, Windows
 
 SWIN = "timm.models.swin_transformer."
@@ -10,9 +11,9 @@ def _blocks(m):
     return Nested([stage.blocks for stage in m.layers])
 
 
-def _qkv(block, h):
+def _qkv(attn, h):
     b, n, _ = h.shape
-    return block.attn.qkv(h).view(b, n, 3, block.attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
+    return attn.qkv(h).view(b, n, 3, attn.num_heads, -1).permute(2, 0, 3, 1, 4).unbind()
 
 
 def _mask(block, grid, tokens):
@@ -60,8 +61,9 @@ FAMILY = Family(
     heads=lambda block: block.attn.num_heads,
     parts=Parts(
         norm=lambda block, x: block.norm1(x),
+        attention=lambda block: block.attn,
         qkv=_qkv,
-        merge=lambda block, out, h: block.attn.proj_drop(block.attn.proj(out.flatten(2))),
+        merge=lambda attn, out, h: attn.proj_drop(attn.proj(out.flatten(2))),
         residual=lambda block, x, y: x + block.drop_path1(y),
         mlp=lambda block, x: x + block.drop_path2(block.mlp(block.norm2(x))),
     ),

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from sparsight.families.base import Family, Parts, is_instance
+from sparsight.families.base import Family, is_instance
+from sparsight.families.parts import Parts
 
 VIT = "timm.models.vision_transformer."
 
 
-def _qkv(block, h):
-    attn, (b, n, _) = block.attn, h.shape
+def _qkv(attn, h):
+    b, n, _ = h.shape
     q, k, v = attn.qkv(h).view(b, n, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     return attn.q_norm(q), attn.k_norm(k), v
 
 
-def merge(block, out, h):
+def merge(attn, out, h):
     """Output projection of timm's attention modules, with their optional inner norm and gate."""
-    attn = block.attn
     y = attn.norm(out.flatten(2))
     if attn.gate is not None:
         y = y * attn.gate(h).sigmoid()
@@ -25,6 +25,7 @@ def merge(block, out, h):
 # The halves of a pre-norm block with LayerScale, wherever timm has one.
 HALVES: dict[str, Any] = {
     "norm": lambda block, x: block.norm1(x),
+    "attention": lambda block: block.attn,
     "residual": lambda block, x, y: x + block.drop_path1(block.ls1(y)),
     "mlp": lambda block, x: x + block.drop_path2(block.ls2(block.mlp(block.norm2(x)))),
 }

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparsight.families.base import Host, Parts
+from sparsight.families.parts import Host, Parts
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +36,7 @@ class Windows:
         from torch.nn.functional import pad, scaled_dot_product_attention
 
         (height, width), (tall, wide) = self.grid(x, host), self.size(block)
-        rows = x.flatten(1, -2)
+        rows, attn = x.flatten(1, -2), parts.attention(block)
         b, _, c = rows.shape
         up, left = self.shift(block, (height, width))
         padding = (0, 0, 0, -width % wide, 0, -height % tall)
@@ -52,8 +52,8 @@ class Windows:
         if up or left:
             mask = self.mask(block, (down * tall, across * wide), rows)
             seen = seen + mask.repeat(b, 1, 1)[:, None]
-        out = scaled_dot_product_attention(*parts.qkv(block, windows), attn_mask=seen).transpose(1, 2)
-        y = parts.merge(block, out, windows).view(cut.shape).transpose(2, 3).reshape(h.shape)
+        out = scaled_dot_product_attention(*parts.qkv(attn, windows), attn_mask=seen).transpose(1, 2)
+        y = parts.merge(attn, out, windows).view(cut.shape).transpose(2, 3).reshape(h.shape)
         if self.rolls_first:
             y = y[:, :height, :width].roll((up, left), (1, 2))
         else:

@@ -6,16 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 from sparsight.errors import PlanError
-from sparsight.methods.base import Settings
+from sparsight.methods import tensors
+from sparsight.methods.base import Layers, Settings
 from sparsight.methods.cls_topk.config import ClsTopK
+from sparsight.methods.early_exit.config import EarlyExit
 from sparsight.methods.lower_resolution.config import LowerResolution
+from sparsight.methods.mlp_routing.config import MLPRouting
 from sparsight.methods.sparsevit import config as sparsevit
 from sparsight.methods.sparsevit.config import SparseViT
-from sparsight.methods.spot import config as spot_config
 from sparsight.methods.spot.config import SPOT
-from sparsight.methods.sve import config as sve
-from sparsight.methods.sve.config import SVE, map_name, projector_name
+from sparsight.methods.sve.config import SVE
+from sparsight.methods.tensors import Shapes, tensor_name
 from sparsight.methods.tome.config import ToMe
+from sparsight.scores import Need
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,25 +30,35 @@ __all__ = [
     "SPOT",
     "SVE",
     "ClsTopK",
+    "EarlyExit",
     "LowerResolution",
+    "MLPRouting",
     "Method",
     "Settings",
     "SparseViT",
     "ToMe",
-    "map_name",
+    "method_named",
     "method_of",
-    "projector_name",
+    "tensor_name",
 ]
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-def _no_tensors(config: Any, model: "nn.Module", family: "Family") -> Shapes:
-    return {}
 
 
 def _as_it_is(config: Any, model: "nn.Module", family: "Family") -> Any:
     return config
+
+
+def _one_pattern_a_group(config: SVE, layers: Layers) -> dict[int, Any]:
+    from sparsight.methods.sve.pattern import Pattern
+
+    return {layer: shared for group in config.groups for shared in (Pattern(),) for layer in group}
+
+
+def _the_first(config: Settings, layers: Layers) -> dict[int, Any]:
+    return dict.fromkeys(layers, layers[0])
+
+
+def _nothing(config: Settings, layers: Layers) -> dict[int, Any]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -54,40 +67,65 @@ class Method:
 
     name: str
     config: type[Settings]
-    block: str  # "module:class" of what replaces a host's block; loaded when used; "": nothing does
-    # (config, model, family) -> the tensors a plan brings beside the model's weights, and their shapes
-    tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = _no_tensors
+    changes: Literal["attention", "mlp", "block", "pictures"]  # which modules; pictures: none
+    kind: str = ""  # "module:class", the change of such a module; loaded when used
+    # (config, model, family) -> by layer, the tensors a plan brings beside the model's weights
+    tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = tensors.none
     untrained: str = ""  # what to do if the plan has none of them
     needs: Literal["global", "windows"] = "global"  # the attention its blocks must have
+    provides: frozenset[Need] = frozenset()  # to a score
     asks_prefix: bool = False  # reads the attention of the class token, or of a register
+    by_parts: bool = False  # runs a block from its parts, so that its attention module is not called
     # (config, model, family) -> the config with what only the model says; PlanError if it does not fit
     fit: Callable[[Any, "nn.Module", "Family"], Any] = _as_it_is
+    # (config, changed layers) -> by layer, what its module shares with others
+    shared: Callable[[Any, Layers], dict[int, Any]] = _nothing
+    steps: tuple[str, ...] = ("crossover",)  # of the pipeline, in order; see stages/steps.py
 
-    def wrap(self, block: "nn.Module", *settings: Any) -> "nn.Module":
-        """The new block for `block`: see `WrappedBlock` for the settings."""
-        module, _, name = self.block.partition(":")
-        return getattr(import_module(module), name)(block, *settings)
+    @property
+    def change(self) -> Any:
+        """The class of the change."""
+        module, _, name = self.kind.partition(":")
+        return getattr(import_module(f"sparsight.methods.{module}"), name)
 
 
+MAP = "completion='map' is fitted on pictures: run sparsight.optimize"
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("lower-resolution", LowerResolution, ""),
+        Method("lower-resolution", LowerResolution, "pictures"),
         Method(
-            "sve", SVE, "sparsight.methods.sve.block:SparseBlock", sve.tensors,
-            untrained="scorer='linear' needs a trained projector for each layer that ranks, and "
-            "mlp_rest='linear' a map fitted to the MLP: run sparsight.optimize, or use scorer='sampled' "
-            "and mlp_rest='residual', which need neither",
-        ),
-        Method("tome", ToMe, "sparsight.methods.tome.block:MergingBlock"),
-        Method("cls-topk", ClsTopK, "sparsight.methods.cls_topk.block:PruningBlock", asks_prefix=True),
-        Method(
-            "spot", SPOT, "sparsight.methods.spot.block:SpotBlock", spot_config.tensors,
-            untrained="SPOT ranks by small networks: train them with sparsight.fit_relevance",
+            "sve", SVE, "attention", "sve.attention:SparseAttention", tensors.of_sve, untrained=MAP,
+            provides=frozenset({"tokens", "attention", "class token"}), shared=_one_pattern_a_group,
+            steps=(
+                "analyze", "select", "group", "project", "complete", "distil", "refit", "crossover",
+                "explain",
+            ),
         ),
         Method(
-            "sparsevit", SparseViT, "sparsight.methods.sparsevit.block:WindowBlock", needs="windows",
-            fit=sparsevit.fit,
+            "mlp-routing", MLPRouting, "mlp", "mlp_routing.mlp:RoutedMLP", tensors.of_mlp_routing,
+            untrained=MAP, provides=frozenset({"tokens", "map"}), steps=("complete", "crossover"),
+        ),
+        Method(
+            "early-exit", EarlyExit, "block", "early_exit.block:ExitBlock", tensors.of_early_exit,
+            untrained=MAP, provides=frozenset({"tokens", "attention", "class token", "map"}),
+            shared=_the_first, steps=("analyze", "complete", "crossover"),
+        ),
+        Method("tome", ToMe, "block", "tome.block:MergingBlock", shared=_the_first, by_parts=True),
+        Method(
+            "cls-topk", ClsTopK, "block", "cls_topk.block:PruningBlock", asks_prefix=True,
+            shared=_the_first, by_parts=True,
+        ),
+        Method(
+            "spot", SPOT, "block", "spot.block:SpotBlock", tensors.of_spot,
+            untrained="SPOT ranks by small networks: train them with sparsight.optimize",
+            provides=frozenset({"tokens", "notes", "map"}), shared=_the_first, by_parts=True,
+            steps=("analyze", "relevance", "complete", "crossover"),
+        ),
+        Method(
+            "sparsevit", SparseViT, "block", "sparsevit.block:WindowBlock", tensors.of_sparsevit,
+            untrained=MAP, needs="windows", provides=frozenset({"tokens", "map"}), by_parts=True,
+            fit=sparsevit.fit, steps=("complete", "adapt"),
         ),
     )
 }  # fmt: skip
@@ -100,3 +138,10 @@ def method_of(config: Any) -> Method:
             return method
     known = ", ".join(m.config.__name__ for m in METHODS.values())
     raise PlanError(f"{type(config).__name__} is no method's settings; there are {known}")
+
+
+def method_named(name: str) -> Method:
+    """The method called `name`."""
+    if name not in METHODS:
+        raise PlanError(f"no method is called {name!r}; there are {', '.join(METHODS)}")
+    return METHODS[name]

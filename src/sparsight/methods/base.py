@@ -1,12 +1,14 @@
 """What every method's settings have in common."""
 
-from typing import Annotated, Self
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sparsight.errors import PlanError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
+Fractions = Fraction | tuple[Fraction, ...]  # one for all layers that are named, or one for each
 Layers = tuple[Annotated[int, Field(ge=0)], ...]
 
 # For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
@@ -29,7 +31,7 @@ class Settings(BaseModel):
         raise NotImplementedError
 
     def changed_layers(self, available: Layers) -> Layers:
-        """The layers whose blocks are replaced; of resolved settings."""
+        """The layers in which something is changed; of resolved settings."""
         raise NotImplementedError
 
     @classmethod
@@ -44,9 +46,39 @@ class Settings(BaseModel):
         """What distinguishes these settings, in a few words."""
         raise NotImplementedError
 
+    def completed(self) -> Self:
+        """With what repairs most of what the published settings lose, fitted without training."""
+        return self
+
     def at_any_size(self) -> Self:
         """The same without a dense fallback, for adapting and judging the sparse path itself."""
         return self.model_copy(update={"min_tokens": 0})
+
+
+def listed(value: Any) -> Any:
+    """Ranges, lists and other iterables of numbers as tuples."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
+        return tuple(tuple(v) if isinstance(v, range | list) else v for v in value)
+    return value
+
+
+def check_rising(layers: Layers, what: str) -> None:
+    """ValueError unless `layers` rise and do not repeat."""
+    if list(layers) != sorted(set(layers)):
+        raise ValueError(f"{what} must rise and not repeat, not {list(layers)}")
+
+
+def fractions_text(given: Fractions) -> str:
+    """As a label has them."""
+    values = sorted(set(given)) if isinstance(given, tuple) else [given]
+    return " to ".join(f"{value:.4g}" for value in values)
+
+
+def layers_text(layers: Layers | str) -> str:
+    """How many, as a label has it."""
+    if isinstance(layers, str):
+        return f"{layers} layers"
+    return f"{len(layers)} layer" + "s" * (len(layers) != 1)
 
 
 def check_available(layers: Layers, available: Layers, depth: int) -> None:

@@ -4,20 +4,34 @@ What a block returns has every token in its own place: one that left has its las
 merged has the value of the token it went into.  So a hook, `forward_intermediates` and a dense head see
 the usual shapes.  Which tokens go on travels beside it, as an attribute of the returned tensor; the next
 block takes those out again, one gather of rows, far below the attention it saves.
+
+With completion, tokens that left are replaced in what the last block returns, and in what each tapped
+one does, by a map from what they were when they left: x_T = x + [n, 1] W_T.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
+from sparsight.completions.linear import mapped, normalised
 from sparsight.errors import SparsightError
-from sparsight.methods.wrapped import WrappedBlock
-from sparsight.ops.partition import put, take, take_positions
+from sparsight.inplace import Change
+from sparsight.methods.site import Site
+from sparsight.ops.partition import others, put, take, take_positions
 
 CARRY = "_sparsight_reduced"
+
+
+@dataclass(frozen=True)
+class Left:
+    """Tokens that have left together."""
+
+    rows: Tensor  # (b, m), the place of each among all n tokens
+    values: Tensor  # (b, m, c), what they were then
+    tables: Mapping[int, Tensor]  # tapped layer -> (c + 1, c)
 
 
 @dataclass(frozen=True)
@@ -27,50 +41,64 @@ class Reduced:
     rows: Tensor  # (b, k), the place of each among all n tokens
     group: Tensor | None = None  # (b, n), if tokens were merged: which of the k each is part of
     size: Tensor | None = None  # (b, k), how many tokens each stands for
+    left: tuple[Left, ...] = ()  # those that are to be completed
+    notes: Mapping[int, Tensor] = field(default_factory=dict)  # of layers' attention, (b, k - prefix, f)
 
     def put_back(self, x: Tensor, tokens: Tensor) -> Tensor:
         """All tokens (b, n, c): `tokens` (b, k, c) in their places, the others as in `x`."""
         return put(x, self.rows, tokens) if self.group is None else take(tokens, self.group)
 
+    def completed(self, x: Tensor, layer: int) -> Tensor:
+        """All tokens `x` with what the maps to `layer` make of those that left."""
+        for left in self.left:
+            if (table := left.tables.get(layer)) is not None:
+                x = put(x, left.rows, left.values + mapped(normalised(left.values), table))
+        return x
 
-class ReducingBlock(WrappedBlock):
-    """Runs `original` on the tokens that go on; a method says where and how they become fewer."""
 
-    def before(self, x: Tensor, state: Reduced) -> Reduced:
-        """Tokens may leave before the attention: `x` (b, n, c) is all of them."""
+class ReducingBlock(Change):
+    """Runs the host's block on the tokens that go on; a method says where and how they become fewer."""
+
+    _sparsight: Site
+
+    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
+        """Tokens may leave before the block: `x` (b, n, c) is all of them."""
         return state
 
-    def after(
-        self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
+    def inside(
+        self, x: Tensor, tokens: Tensor, state: Reduced, host: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Reduced]:
-        """Tokens may leave between attention and MLP: all (b, n, c), those that go on, and which."""
-        return x, tokens, state
+        """The block on the tokens that go on (b, k, c): all tokens, those that go on, and which."""
+        return x, self.dense(tokens, **host), state
 
-    def forward(self, x: Tensor, *args: Any, **host: Any) -> Tensor:
-        """`original(x, ...)` on fewer tokens; dense below `min_tokens` and where a mask is given.
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's result on fewer tokens; dense below `min_tokens` and where a mask is given.
 
-        Raises SparsightError if attention maps are asked for, since there is none of all tokens.
+        Raises SparsightError if attention maps are asked for, since there is none of all tokens, and if
+        it is not told which tokens have left.
         """
-        host |= zip(self.arguments, args, strict=False)
-        b, n, _ = x.shape
-        if n < self.config.min_tokens or host.get(self.family.mask) is not None or self.idle(n):
-            return self.original.forward(x, **host)
-        if host.get("output_attentions") or self.family.wants_maps(self):
+        site, (x, host) = self._sparsight, self.bound(args, kwargs)
+        family, (b, n, _) = site.family, x.shape
+        if n < site.config.min_tokens or host.get(family.mask) is not None or self.idle(n):
+            return self.dense(x, **host)
+        if host.get("output_attentions") or family.wants_maps(family.parts.attention(self)):
             raise SparsightError(
-                f"layer {self.layer} has no attention map of all tokens: call without "
+                f"layer {site.layer} has no attention map of all tokens: call without "
                 "output_attentions, or restore the model first"
             )
-        parts, state = self.family.parts, getattr(x, CARRY, None)
+        state: Reduced | None = getattr(x, CARRY, None)
         if state is None:
+            if site.layer != site.shared:  # the first of the plan's blocks
+                raise SparsightError(
+                    f"layer {site.layer} does not know which tokens have left before it: a hook that "
+                    "returns a new tensor loses that (change it in place), and so does gradient "
+                    "checkpointing with use_reentrant=True (choose False)"
+                )
             state = Reduced(torch.arange(n, device=x.device).expand(b, n))
-        state = self.before(x, state)
-        tokens = take(x, state.rows)
-        h = parts.norm(self, tokens)
-        q, k, v = parts.qkv(self, h, **self.tables(host, state.rows))
-        out = scaled_dot_product_attention(q, k, v, attn_mask=weight_of(state, q)).transpose(1, 2)
-        tokens = parts.residual(self, tokens, parts.merge(self, out, h))
-        x, tokens, state = self.after(x, tokens, q, k, state)
-        restored = state.put_back(x, parts.mlp(self, tokens))
+        state = self.before(x, state, host)
+        tables = self.tables(host, state.rows)
+        x, tokens, state = self.inside(x, take(x, state.rows), state, host | tables)
+        restored = state.completed(state.put_back(x, tokens), site.layer)
         setattr(restored, CARRY, state)
         return restored
 
@@ -84,13 +112,29 @@ class ReducingBlock(WrappedBlock):
         def taken(table: Any) -> Any:
             if isinstance(table, tuple):
                 return tuple(map(taken, table))
-            return take_positions(table, rows, self.prefix)
+            return take_positions(table, rows, self._sparsight.prefix)
 
-        return {k: taken(host[k]) for k in self.family.per_token if host.get(k) is not None}
+        per_token = self._sparsight.family.per_token
+        return {k: taken(host[k]) for k in per_token if host.get(k) is not None}
+
+    def staying(self, x: Tensor, state: Reduced, stay: Tensor) -> Reduced:
+        """Only `stay` (b, k'), places among the tokens there, go on; the others may be completed."""
+        found = replace(state, rows=state.rows.gather(1, stay))
+        tables = {
+            layer: table
+            for layer in self.completed_layers()
+            if (table := self.tensor(map_name(layer))) is not None
+        }
+        if not tables:
+            return found
+        rows = state.rows.gather(1, others(stay, state.rows.shape[1]))
+        return replace(found, left=(*state.left, Left(rows, take(x, rows), tables)))
+
+    def completed_layers(self) -> tuple[int, ...]:
+        """The layers in whose results those who leave here are completed."""
+        return ()
 
 
-def weight_of(state: Reduced, q: Tensor) -> Tensor | None:
-    """log s for every key, (b, 1, 1, k): a merged token counts as often as tokens went into it."""
-    if state.size is None:
-        return None
-    return state.size.log()[:, None, None, :].to(q.dtype)
+def map_name(layer: int) -> str:
+    """The name, among the tensors of the block where tokens leave, of the map to `layer`."""
+    return f"map.{layer}"

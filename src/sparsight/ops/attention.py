@@ -1,34 +1,35 @@
-"""Sparse attention as two dense attention calls over a partition, and its masked reference (Eq. 7-9)."""
+"""Sparse attention without a sort or a mask, and its masked reference (SVE, Eq. 3-9)."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsight.ops.partition import inverse, take_heads
+from sparsight.ops.partition import inverse, put, take_heads
 
 
 def sparse_attention(
     q: Float[Tensor, "b h n d"],
     k: Float[Tensor, "b h n d"],
     v: Float[Tensor, "b h n d"],
+    top: Int[Tensor, "b t"],
     global_queries: int,
     kept_keys: int,
 ) -> Float[Tensor, "b n h d"]:
-    """O' = Attention(Q', K', V', mask) on tokens in ranked order, without a mask.
+    """O = Attention(Q, K, V, mask) in the tokens' own order, from the ranked `top` alone.
 
-    The first `global_queries` (nq) queries see every key; every other query sees the first
-    `kept_keys` (nk) keys.  That is two dense calls, which any fast attention runs at full speed.
-    Heads come after tokens in the result, as the output projection wants them.  With all tokens kept it
-    is the dense attention.
+        out = sdpa(q, k[top], v[top])          every query sees the first `kept_keys` (nk) of `top`
+        out[top] = sdpa(q[top], k, v)          the first `global_queries` (nq) of `top` see every key
+
+    Two dense calls, which any fast attention runs at full speed; nothing is permuted.  Heads come after
+    tokens in the result, as the output projection wants them.
     """
-    if k.shape[2] in (global_queries, kept_keys):
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2)
-    everyone = scaled_dot_product_attention(q[:, :, :global_queries], k, v)
-    rest = scaled_dot_product_attention(
-        q[:, :, global_queries:], k[:, :, :kept_keys], v[:, :, :kept_keys]
-    )
-    return torch.cat([everyone.transpose(1, 2), rest.transpose(1, 2)], dim=1)
+    b, h, n, d = q.shape
+    keys, queries = top[:, :kept_keys], top[:, :global_queries]
+    out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys))
+    seeing = scaled_dot_product_attention(take_heads(q, queries), k, v)
+    rows, seeing = (x.transpose(1, 2).flatten(2) for x in (out, seeing))
+    return put(rows, queries, seeing).view(b, n, h, d)
 
 
 def masked_attention(
@@ -39,7 +40,7 @@ def masked_attention(
     global_queries: int,
     kept_keys: int,
 ) -> Float[Tensor, "b n h d"]:
-    """The same from Eq. 3-9 as they stand, on tokens in their own order: the readable reference.
+    """The same from Eq. 3-9 as they stand: the readable reference.
 
     It builds the N x N mask of Eq. 9, so it is for checking on small inputs, not for use.
     """

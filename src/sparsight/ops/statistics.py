@@ -4,6 +4,8 @@ Symbols of the paper and names here: M = the full attention map, never built; m 
 s = `sparsity_indicator`; c = `c`; top-1/8 recovery (Fig. 5) = `recall`.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -35,35 +37,30 @@ def _(q: Tensor, k: Tensor) -> Tensor:
     return k.new_empty(k.shape[0], k.shape[2], dtype=torch.float32)
 
 
+@torch.no_grad()  # a ranking has none
 def _streamed(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
-    """Scores of one chunk of queries after another, the softmax of each row, and the sum over rows."""
-    if q.device.type == "cpu" and q.dtype == torch.float32 and q.shape[2] > CHUNK_CPU:
-        return _streamed_in_place(q, k)
-    chunk = CHUNK_CPU if q.device.type == "cpu" else CHUNK_GPU
-    scaled, keys = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
-    total = torch.zeros(k.shape[0], k.shape[2], device=k.device, dtype=torch.float32)
-    for rows in scaled.split(chunk, dim=2):
-        total += F.softmax(rows @ keys, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
-    return total / (q.shape[1] * q.shape[2])
+    """Scores of one chunk of queries after another, the softmax of each row, and the sum over rows.
 
-
-@torch.no_grad()
-def _streamed_in_place(q: Float[Tensor, "b h q d"], k: Float[Tensor, "b h n d"]) -> Float[Tensor, "b n"]:
-    """The same in one buffer, where a CPU's allocator may fetch new memory for every chunk.
-
-    Keys are laid out once as the product reads them, and rows are summed by a product with ones.
+    Keys are laid out once as the product reads them, in the working dtype; rows are normalised and
+    summed in float32, in buffers that are used again, where a CPU's allocator may fetch new memory
+    each time.
     """
     (b, h, queries, d), n = q.shape, k.shape[2]
     scaled = (q * d**-0.5).reshape(b * h, queries, d)
     keys = k.reshape(b * h, n, d).transpose(1, 2).contiguous()
-    buffer, ones = k.new_empty(b * h * CHUNK_CPU * n), k.new_ones(b * h, 1, CHUNK_CPU)
-    total = k.new_zeros(b * h, 1, n)
-    for rows in scaled.split(CHUNK_CPU, dim=1):
-        count = rows.shape[1]
-        scores = buffer[: b * h * count * n].view(b * h, count, n)
-        torch.bmm(rows, keys, out=scores)
-        torch.softmax(scores, dim=-1, out=scores)
-        total.baddbmm_(ones[:, :, :count], scores)
+    chunk = CHUNK_CPU if q.device.type == "cpu" else CHUNK_GPU
+    if torch.compiler.is_exporting() or queries <= chunk:  # a graph has no loop over chunks
+        total = F.softmax(scaled @ keys, dim=-1, dtype=torch.float32).sum(1)
+        return total.view(b, h, n).sum(1) / (h * queries)
+    scores, ones = k.new_empty(b * h * chunk * n), k.new_ones(b * h, 1, chunk, dtype=torch.float32)
+    weights = scores if k.dtype == torch.float32 else torch.empty_like(scores, dtype=torch.float32)
+    total = k.new_zeros(b * h, 1, n, dtype=torch.float32)
+    for rows in scaled.split(chunk, dim=1):
+        shape = (b * h, rows.shape[1], n)
+        found, even = (x[: math.prod(shape)].view(shape) for x in (scores, weights))
+        torch.bmm(rows, keys, out=found)
+        torch.softmax(found, dim=-1, dtype=torch.float32, out=even)
+        total.baddbmm_(ones[:, :, : rows.shape[1]], even)
     return total.view(b, h, n).sum(1) / (h * queries)
 
 

@@ -34,6 +34,25 @@ def in_windows(x: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Float[Tens
     return pad(x, (0, 1))[:, table]
 
 
+def rank_windows(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Int[Tensor, "b w"]:
+    """The windows of each picture, strongest first, by the L2 norm of their tokens' scores (SparseViT).
+
+    Places without a token count as zero.
+    """
+    strength = in_windows(scores, table).norm(dim=2)
+    return strength.argsort(dim=1, descending=True, stable=True)
+
+
+def window_rows(
+    x: Float[Tensor, "b n c"], table: Int[Tensor, "w l"], chosen: Int[Tensor, "b k"]
+) -> Int[Tensor, " r"]:
+    """The rows of chosen windows among all tokens of a batch; b n is the place without a token."""
+    b, n, _ = x.shape
+    numbers = table.index_select(0, chosen.reshape(-1)).view(b, -1)
+    starts = arange(0, b * n, n, device=x.device)[:, None]
+    return where(numbers == n, b * n, numbers + starts).view(-1)
+
+
 def take_windows(
     x: Float[Tensor, "b n c"], table: Int[Tensor, "w l"], kept: Int[Tensor, "b k"]
 ) -> tuple[Float[Tensor, "m c"], Int[Tensor, " r"]]:
@@ -41,8 +60,5 @@ def take_windows(
 
     Take them with `all.index_select(0, rows)`, which is (b k l, c).
     """
-    b, n, _ = x.shape
-    numbers = table.index_select(0, kept.reshape(-1)).view(b, -1)
-    starts = arange(0, b * n, n, device=x.device)[:, None]
-    rows = where(numbers == n, b * n, numbers + starts)
-    return cat([x.reshape(b * n, -1), x.new_zeros(1, x.shape[2])]), rows.view(-1)
+    everything = cat([x.flatten(0, 1), x.new_zeros(1, x.shape[2])])
+    return everything, window_rows(x, table, kept)

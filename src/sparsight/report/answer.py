@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparsight.report import words
 from sparsight.report.data import Run
 
 
@@ -23,7 +24,7 @@ def answer_of(run: Run) -> Answer:
     """From what the run measured, the most direct first."""
     source = (run.plan or {}).get("source") or "a comparison"
     answer = Answer(f"Sparsight: {source}", "What was found so far; speed is not measured yet")
-    for part in (_speed, _fidelity, _tables, _done):
+    for part in (_speed, _fidelity, _completion, _tables, _done):
         try:
             part(run, answer)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -145,66 +146,26 @@ def _table(
     return title, list(columns), [[cell(row.get(key)) for key in columns.values()] for row in rows]
 
 
+def _completion(run: Run, answer: Answer) -> None:
+    """What completion repaired."""
+    if rows := run.completion:
+        answer.tables.append(
+            (
+                "What completion repaired: of the square of what is lost by skipping, as fitted",
+                ["layer", "method", "lost before", "lost after", "repaired", "skipped tokens"],
+                [
+                    [words.place_of(row), row["method"], "100 %", f"{100 * row['left']:.1f} %",
+                     f"{100 * (1 - row['left']):.1f} %", str(row["tokens"])]
+                    for row in rows
+                ],
+            )
+        )  # fmt: skip
+
+
 def _done(run: Run, answer: Answer) -> None:
     """What was done and why."""
-    if run.plan is None:
-        return
-    method, config = run.plan["method"]["type"], run.method
-    layers = config.get("layers")
-    depth = (run.plan.get("model") or {}).get("depth")
-    if isinstance(layers, list):
-        of = f" of {depth}" if depth else ""
-        answer.done.append(
-            f"{len(layers)}{of} layers are sparse ({spans(layers)}): in them a kept share of the tokens "
-            f"sees all, and all others see only the kept ones. Keys kept: {_percent(config['keep'])}; "
-            f"queries that see all: {_percent(config.get('keep_queries') or config['keep'])}; through "
-            f"the MLP: {_percent(config.get('mlp_keep', 1.0))}. Tokens are ranked by {config['scorer']}."
-        )
-        if config.get("groups"):
-            runs = ", ".join(spans(group) for group in config["groups"])
-            answer.done.append(f"Layers that share one ranking: {runs}.")
-    elif method == "sparsevit":
-        answer.done.append("Windows of small activations skip whole blocks; see the pictures.")
-    else:
-        settings = [
-            f"{key.replace('_', ' ')} {_told(value)}"
-            for key, value in config.items()
-            if value and key != "min_tokens"
-        ]
-        answer.done.append(f"Method: {method}, with {'; '.join(settings)}.")
-    if config.get("min_tokens"):
-        answer.done.append(f"Pictures of fewer than {config['min_tokens']} tokens run dense.")
-    answer.done += [reason[0].upper() + reason[1:] + "." for reason in run.plan.get("reasons", ())]
+    answer.done = words.done(run)
     answer.layers = [
-        {
-            "layer": row["layer"],
-            "role": row["role"],
-            "indicator": row["indicator"],
-            "damage": row["damage"],
-        }
-        for row in run.plan.get("layers", ())
+        {key: row[key] for key in ("layer", "role", "indicator", "damage")}
+        for row in (run.plan or {}).get("layers", ())
     ]
-
-
-def spans(layers: list[int]) -> str:
-    """[3, 4, 5, 8] as "3-5, 8"."""
-    parts: list[list[int]] = []
-    for layer in layers:
-        if parts and parts[-1][-1] == layer - 1:
-            parts[-1].append(layer)
-        else:
-            parts.append([layer])
-    return ", ".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
-
-
-def _told(value: Any) -> str:
-    """A setting in words: whole runs of layers as spans, numbers short."""
-    if isinstance(value, list):
-        whole = all(isinstance(n, int) for n in value)
-        return spans(value) if whole else ", ".join(map(_told, value))
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _percent(value: Any) -> str:
-    values = sorted(set(value)) if isinstance(value, list) else [value]
-    return " to ".join(f"{100 * v:.3g} %" for v in values)

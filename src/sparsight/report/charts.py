@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from sparsight.report import layers
 from sparsight.report.chart import Chart, Series
 from sparsight.report.data import Run
 
@@ -18,88 +19,25 @@ def charts_of(run: Run) -> list[Chart]:
     return found
 
 
-def by_fate(rows: list[tuple[int, float, bool]]) -> tuple[Series, ...]:
-    """Bars of layers, those that became sparse in another colour; rows: layer, value, sparse."""
-    return tuple(
-        Series(name, [n for n, _, own in rows if own is fate], [y for _, y, own in rows if own is fate],
-               "bar", colour=colour)
-        for name, colour, fate in (("made sparse", 0, True), ("stays dense", 6, False))
-        if any(own is fate for _, _, own in rows)
-    )  # fmt: skip
-
-
-def indicator(run: Run) -> Iterator[Chart]:
-    """Sparsity of each layer."""
-    if not (found := run.parts.get("analysis")):
-        return
-    chosen = set(run.method.get("layers") or ())
-    rows = [(layer["layer"], layer["indicator"], layer["layer"] in chosen) for layer in found["layers"]]
-    yield Chart(
-        "indicator", "Where attention is sparse (s, by layer)",
-        "High bars: most tokens of that layer are quiet, with less than a tenth of the attention of the "
-        "most attended one, so little is lost if few see them.",
-        "layer", "share of quiet tokens, s", by_fate(rows),
-        level=("half of the tokens", 0.5),
-    )  # fmt: skip
-
-
-def overlap(run: Run) -> Iterator[Chart]:
-    """What layers look at in common."""
-    if not (found := run.parts.get("analysis")):
-        return
-    layers = [layer["layer"] for layer in found["layers"]]
-    places = {layer: place for place, layer in enumerate(layers)}
-    groups = [[places[n] for n in group] for group in run.method.get("groups") or ()]
-    yield Chart(
-        "overlap", "Do layers look at the same tokens? (share of the top 1/8 in common)",
-        "Bright squares: neighbouring layers rank alike. "
-        + ("The framed runs of layers share one ranking." if groups else "No layers share a ranking."),
-        "layer", "layer", heat=tuple(map(tuple, found["overlap"])), labels=tuple(map(str, layers)),
-        boxes=tuple((group[0], group[-1]) for group in groups),
-    )  # fmt: skip
-
-
-def recall(run: Run) -> Iterator[Chart]:
-    """How well the scorers find the tokens that matter."""
-    if not (found := run.parts.get("analysis_sparse") or run.parts.get("analysis")):
-        return
-    chosen = set(run.method.get("layers") or ()) or {layer["layer"] for layer in found["layers"]}
-    curves: dict[str, list[list[float]]] = {}
-    for layer in found["layers"]:
-        if layer["layer"] in chosen:
-            for name, curve in layer["recall"].items():
-                curves.setdefault(name, []).append(curve)
-    series = tuple(
-        Series(name, list(found["kept_fractions"]), [sum(y) / len(own) for y in zip(*own, strict=True)])
-        for name, own in sorted(curves.items())
-    )
-    yield Chart(
-        "recall", "Do the scorers find the tokens that matter? (mean over the sparse layers)",
-        "A perfect scorer has found all of the truly most attended eighth at 1/8 kept.",
-        "fraction of tokens kept", "share of the true top 1/8 found", series,
-    )  # fmt: skip
-
-
-def damage(run: Run) -> Iterator[Chart]:
-    """What each layer would cost alone."""
-    rows = [row for row in (run.plan or {}).get("layers", ()) if row["damage"] is not None]
-    if rows:
-        yield Chart(
-            "damage", "What making one layer sparse costs (that layer alone)",
-            "Low bars are cheap layers; they were taken first.",
-            "layer", "relative error of the final features",
-            by_fate([(row["layer"], row["damage"], row["sparse"]) for row in rows]),
-        )  # fmt: skip
+TRAININGS = {  # by their name in the recipe: title and unit
+    "distillation": ("Distillation: how far the sparse layers are from the dense ones",
+                     "loss (sum over sparse layers of the relative square)"),
+    "adaptation": ("Adaptation to dropped windows", "loss"),
+    "relevance": ("Training of the networks that rank by relevance", "loss"),
+}  # fmt: skip
 
 
 def loss(run: Run) -> Iterator[Chart]:
-    """Loss of the distillation."""
+    """Loss of the training."""
+    recipe = (run.plan or {}).get("recipe", {})
+    title, unit = next(
+        (told for name, told in TRAININGS.items() if name in recipe), ("Training", "loss")
+    )
     if losses := run.parts.get("losses"):
         yield Chart(
-            "loss", "Distillation: how far the sparse layers are from the dense ones",
+            "loss", title,
             "It should fall and level off; if it still falls at the end, more steps would help.",
-            "step", "loss (sum over sparse layers of the relative square)",
-            (Series("loss", list(range(1, len(losses) + 1)), list(losses)),),
+            "step", unit, (Series("loss", list(range(1, len(losses) + 1)), list(losses)),),
         )  # fmt: skip
 
 
@@ -210,5 +148,5 @@ def by_image(run: Run) -> Iterator[Chart]:
 
 
 MAKERS: tuple[Callable[[Run], Iterator[Chart]], ...] = (
-    trade, spent, sizes, by_image, indicator, damage, overlap, recall, loss,
+    trade, spent, sizes, by_image, *layers.MAKERS, loss,
 )  # fmt: skip

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import SparsightError
+from sparsight.errors import PlanError, SparsightError
+from sparsight.plan_v1 import upgraded
 from sparsight.run import COMMAND_FILE, LOOK_FILE, LOSSES_FILE, PLAN_FILE
 
 MAX_BYTES = 256_000_000  # a file of a run is far smaller
@@ -14,7 +15,7 @@ MAX_BYTES = 256_000_000  # a file of a run is far smaller
 FILES = {
     "analysis.json": ("analysis", "where attention is sparse", "sparsight analyze or optimize"),
     "analysis-sparse.json": ("analysis_sparse", "", ""),
-    LOSSES_FILE: ("losses", "the loss of the distillation", "sparsight optimize --distill"),
+    LOSSES_FILE: ("losses", "the loss of the training", "sparsight optimize --distill"),
     "measure.json": ("measure", "time, memory and fidelity", "sparsight measure RUN --images DIR"),
     "demo.json": ("demo", "", ""),
     "front.json": ("front", "quality against latency", "sparsight optimize --speedup, or compare"),
@@ -41,9 +42,25 @@ class Run:
         return next((result for result in found if result), None)
 
     @property
-    def method(self) -> dict[str, Any]:
-        """The settings of the plan, {} without one."""
-        return (self.plan or {}).get("method", {}).get("data", {})
+    def methods(self) -> dict[str, dict[str, Any]]:
+        """The settings of each method of the plan by its name, {} without one."""
+        return {one["type"]: one["data"] for one in (self.plan or {}).get("methods", ())}
+
+    @property
+    def sve(self) -> dict[str, Any]:
+        """SVE's settings, {} without it."""
+        return self.methods.get("sve", {})
+
+    @property
+    def sparse_layers(self) -> set[int]:
+        """Those with sparse attention."""
+        layers = self.sve.get("layers") or ()
+        return set() if isinstance(layers, str) else set(layers)
+
+    @property
+    def completion(self) -> list[dict[str, Any]]:
+        """What maps repaired, a row for each, in the order of the layers."""
+        return list((self.plan or {}).get("recipe", {}).get("completion", ()))
 
 
 def read_run(place: Path) -> Run:
@@ -64,13 +81,7 @@ def read_run(place: Path) -> Run:
 
 
 def _read_folder(place: Path, run: Run) -> None:
-    envelope = _json(place / PLAN_FILE, run)
-    found = envelope.get("data") if isinstance(envelope, dict) else None
-    run.plan = found if isinstance(found, dict) else None
-    if run.plan is None:
-        run.missing.append(
-            "There is no plan.json: the run was interrupted; the same command goes on from there."
-        )
+    run.plan = _plan(place, run)
     absent: dict[str, tuple[str, str]] = {}
     for name, (key, holds, how) in FILES.items():
         found = _json(place / name, run)
@@ -80,7 +91,7 @@ def _read_folder(place: Path, run: Run) -> None:
             absent[key] = (holds, how)
     if run.side_by_side:
         absent.pop("front", None)
-    if "distillation" not in (run.plan or {}).get("recipe", {}):
+    if not {"distillation", "adaptation", "relevance"} & set((run.plan or {}).get("recipe", {})):
         absent.pop("losses", None)  # there was none, so nothing is missing
     for holds, how in absent.values():
         run.missing.append(f"Not measured: {holds} ({how}).")
@@ -90,6 +101,22 @@ def _read_folder(place: Path, run: Run) -> None:
     if (place / COMMAND_FILE).is_file():
         run.command = (place / COMMAND_FILE).read_text(encoding="utf-8", errors="replace").strip()
     run.looks = read_looks(place / LOOK_FILE, run)
+
+
+def _plan(place: Path, run: Run) -> dict[str, Any] | None:
+    """The plan's data as this version has it; None, with a sentence, if there is none to be read."""
+    try:
+        envelope = upgraded(_json(place / PLAN_FILE, run), PLAN_FILE)
+    except PlanError as error:
+        run.missing.append(f"Not told: what was done ({error}).")
+        return None
+    found = envelope.get("data") if isinstance(envelope, dict) else None
+    if isinstance(found, dict):
+        return found
+    run.missing.append(
+        "There is no plan.json: the run was interrupted; the same command goes on from there."
+    )
+    return None
 
 
 def _json(path: Path, run: Run) -> Any:

@@ -8,6 +8,7 @@ from sparsight.files import write_atomically
 from sparsight.report.chart import COLOURS, MARKERS, Chart
 
 DASHES = ("-", "--", ":", "-.")
+MANY = 6  # names side by side below an axis
 
 
 def draw_figures(charts: list[Chart], folder: Path) -> None:
@@ -65,4 +66,6 @@ def _draw(chart: Chart, axes: Any, figure: Any) -> None:
         axes.axhline(chart.level[1], color=COLOURS[1], linestyle="--", linewidth=1, label=chart.level[0])
     if len(chart.series) > 1 or chart.level:
         axes.legend(fontsize=8)
+    if chart.by_category and len(axes.get_xticks()) > MANY:
+        axes.tick_params("x", rotation=45)
     axes.grid(alpha=0.3)

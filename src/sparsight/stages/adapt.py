@@ -30,9 +30,10 @@ from sparsight.errors import PlanError
 from sparsight.images import Items, Reader
 from sparsight.methods.sparsevit.block import WindowBlock
 from sparsight.methods.sparsevit.config import SparseViT
-from sparsight.methods.sparsevit.score import magnitude
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
+from sparsight.scores.tokens import magnitude
+from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
 from sparsight.stages.train import Batches, Training, processes, train
 
@@ -79,9 +80,10 @@ class StageLoss(nn.Module):
                     for ours, its in ((_rows(got[n]), _rows(wanted[n])) for n in self.last)
                 ]
         for first, last, is_pruned in zip(self.first, self.last, self.pruned, strict=True):
-            if is_pruned:
+            if is_pruned and self.align:
                 target = salience(_rows(wanted[last]), prefix=0, power=2.0)
-                terms.append(self.align * misalignment(magnitude(_rows(given[first])), target))
+                ours = _rows(given[first])
+                terms.append(self.align * misalignment(magnitude(View(ours, ours, 0)), target))
         return torch.stack(terms).sum()
 
 
@@ -111,10 +113,8 @@ def adapt(
     `distil`.  Raises PlanError if the plan is another method's.
     """
     settings = settings or Adaptation()
-    if not isinstance(plan.method, SparseViT):
-        raise PlanError(
-            f"adapt is for SparseViT alone, not for {type(plan.method).__name__}: use distil"
-        )
+    if plan.find(SparseViT) is None:
+        raise PlanError(f"adapt is for SparseViT alone, not for {plan.name}: use distil")
     accelerator = processes()
     teacher = model.to(accelerator.device).eval()
     student, method = _student(teacher, plan)
@@ -131,7 +131,9 @@ def adapt(
         return tuple(torch.stack(part).to(accelerator.device) for part in zip(*items, strict=True))
 
     width = max(family.dim(block) for block in family.blocks(student))
-    objective = StageLoss(student, teacher, pruned, settings.align, loss)
+    # A ranking by anything else than the magnitudes need not follow them.
+    align = settings.align if method.score == "magnitude" else 0.0
+    objective = StageLoss(student, teacher, pruned, align, loss)
     losses = train(
         accelerator, objective, trained, batch_of, settings,
         rate=settings.learning_rate or 0.025 / width, what="adaptation",
@@ -153,7 +155,8 @@ def adapt(
 def _try_hardest(student: nn.Module, method: SparseViT, settings: Adaptation, item: Any) -> None:
     """Raise SparsightError now, and not at a later step, if a stage has too few windows for a draw."""
     hardest = tuple(
-        tuple(settings.tenths / 10 if any(stage) else 0.0 for _ in stage) for stage in method.by_stage
+        tuple(settings.tenths / 10 if may_drop else 0.0 for may_drop in stage)
+        for stage in method.by_stage
     )
     _configure(student, method.model_copy(update={"sparsity": hardest}))
     picture = item[0] if isinstance(item, tuple) else item
@@ -164,7 +167,7 @@ def _try_hardest(student: nn.Module, method: SparseViT, settings: Adaptation, it
 def _configure(student: nn.Module, method: SparseViT) -> None:
     for block in family_in(student).blocks(student):
         if isinstance(block, WindowBlock):
-            block.config = method
+            block._sparsight.config = method
 
 
 def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
@@ -172,18 +175,22 @@ def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
 
     def draw(stage: tuple[float, ...]) -> tuple[float, ...]:
-        if not any(stage):
-            return stage
-        tenths = torch.randint(settings.tenths + 1, (len(stage),), generator=generator)
-        return tuple(tenth / 10 for tenth in sorted(tenths.tolist()))
+        dropping = sum(map(bool, stage))
+        tenths = torch.randint(settings.tenths + 1, (dropping,), generator=generator)
+        never = (0.0,) * (len(stage) - dropping)  # the first of a stage, since sparsity does not fall
+        return never + tuple(tenth / 10 for tenth in sorted(tenths.tolist()))
 
     return plan.model_copy(update={"sparsity": tuple(map(draw, plan.by_stage))})
 
 
 def _student(teacher: nn.Module, plan: Plan) -> tuple[nn.Module, SparseViT]:
-    """A copy whose blocks can drop windows in every pair of the plan's stages, and its settings."""
-    wanted = resolve(plan, teacher, family_in(teacher)).method.at_any_size()
-    assert isinstance(wanted, SparseViT)  # checked before
-    every = tuple((max(stage),) * len(stage) for stage in wanted.by_stage)
-    method = wanted.model_copy(update={"sparsity": every})
-    return apply(copy.deepcopy(teacher), plan.with_(method=method)), method
+    """A copy whose blocks can drop windows wherever the plan may, and its settings.
+
+    Without completion that is every pair of the plan's stages, as in the paper; with it, those that have
+    a map.
+    """
+    method = resolve(plan, teacher, family_in(teacher)).one(SparseViT).at_any_size()
+    if method.completion == "last":
+        every = tuple((max(stage),) * len(stage) for stage in method.by_stage)
+        method = method.model_copy(update={"sparsity": every})
+    return apply(copy.deepcopy(teacher), plan.changed(method)), method

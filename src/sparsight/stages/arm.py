@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
+from sparsight.errors import PlanError
 from sparsight.methods.lower_resolution import LowerResolution
 from sparsight.ops.grids import grid_of, regrid
 from sparsight.plan import Plan
@@ -63,9 +64,12 @@ class Arm:
 def arm_of(model: nn.Module, plan: Plan, resolution: tuple[int, int]) -> Arm:
     """`plan` applied to a copy of `model`, for pictures of `resolution` = (height, width)."""
     changed = copy.deepcopy(model)
-    if not isinstance(plan.method, LowerResolution):
+    lower = plan.find(LowerResolution)
+    if lower is None:
         return Arm(apply(changed, plan))
-    arm = Arm(changed, plan.method.scale)
+    if len(plan.methods) > 1:
+        raise PlanError("a lower resolution goes with no other method: it changes the pictures")
+    arm = Arm(changed, lower.scale)
     # A model of timm may take one size only until it is told another.
     if getattr(getattr(changed, "patch_embed", None), "strict_img_size", False):
         family, same = family_in(changed), {}

@@ -4,18 +4,22 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
+from sparsight.completions.linear import ROWS_PER_UNKNOWN, Regression, normalised
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader
-from sparsight.methods.sve import score
 from sparsight.ops import statistics
+from sparsight.ops.statistics import lattice_sample
 from sparsight.plan import Data
-from sparsight.stages.observe import LayerView, evaluating, watch
+from sparsight.scores import attention as scores
+from sparsight.scores.view import View
+from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
 from sparsight.stages.progress import track
 
 TRUE_FRACTION = 1 / 8  # the paper's: the top 1/8 of m is what a scorer has to find
 KEPT_FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # the recall curve's x axis (Fig. 5)
 SAMPLE_EVERY = (8, 16, 32)
+REST_TOKENS = 2048  # of each picture, that tell how linear the rest of the network is
 
 
 class LayerAnalysis(Data):
@@ -23,6 +27,9 @@ class LayerAnalysis(Data):
 
     layer: int
     indicator: float  # s, Eq. 2 with c = 10
+    # Error of the best linear map from this layer's result to the last one's, relative to that; None
+    # where blocks differ in their tokens.
+    linear_rest: float | None = None
     top_share: float  # of all attention, what the top 1/8 of the tokens receives
     recall: dict[str, tuple[float, ...]]  # scorer -> recall at each of KEPT_FRACTIONS
 
@@ -66,10 +73,12 @@ def analyze(
             "windows: apply sparsight.SparseViT, which needs no calibration"
         )
     reader, totals = Reader(images), _Totals(layers)
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     seen = 0
     with evaluating(model):
         pictures = track(reader.spread(max_images), "Analyzing", min(max_images, len(images)))
+        everywhere = len(layers) == len(family.blocks(model))
+        rest = _Rest(prefix, layers if everywhere else ())
         for picture in pictures:
             views: dict[int, Tensor] = {}
 
@@ -77,14 +86,15 @@ def analyze(
                 views[view.layer] = view.m[0]
                 totals.add(view, prefix, (projectors or {}).get(view.layer))
 
-            with watch(model, layers, see):
-                family.features(model, picture[None].to(device))
+            with watch(model, layers, see), outputs_of(model, rest.layers) as outputs:
+                family.features(model, picture[None].to(like.device, like.dtype))
             totals.add_overlap([views[layer][prefix:] for layer in layers])
+            rest.add(outputs)
             seen += 1
             height, width = picture.shape[1:]
             tokens = max(len(m) for m in views.values())
     return Analysis(
-        layers=totals.means(seen),
+        layers=totals.means(seen, rest.errors()),
         overlap=tuple(map(tuple, (totals.overlap / seen).tolist())),
         images=seen,
         skipped=tuple(reader.skipped.values()),
@@ -106,12 +116,14 @@ class _Totals:
         m = view.m[:, prefix:]
         self.indicator[view.layer] += statistics.sparsity_indicator(m).item()
         self.top_share[view.layer] += statistics.top_share(m, TRUE_FRACTION).item()
-        scores = {
-            f"sampled 1/{every}": score.sampled(view.q, view.k, prefix, every) for every in SAMPLE_EVERY
-        }
+
+        def seen(every: int = 1, **fitted: Tensor) -> View:
+            return View(view.h, view.h, prefix, lambda: (view.q, view.k), every, fitted)
+
+        estimates = {f"sampled 1/{every}": scores.sampled(seen(every)) for every in SAMPLE_EVERY}
         if projector is not None:
-            scores["linear"] = score.linear(view.h, projector)
-        for name, estimate in scores.items():
+            estimates["linear"] = scores.linear(seen(projector=projector))
+        for name, estimate in estimates.items():
             curve = _curve(estimate[:, prefix:], m)
             self.recall[view.layer][name] = self.recall[view.layer].get(name, 0) + curve
 
@@ -123,16 +135,52 @@ class _Totals:
             shares = statistics.overlap(of_one_grid, TRUE_FRACTION)
             self.overlap[places[:, None], places] += shares.cpu()
 
-    def means(self, images: int) -> tuple[LayerAnalysis, ...]:
+    def means(self, images: int, linear: dict[int, float]) -> tuple[LayerAnalysis, ...]:
         return tuple(
             LayerAnalysis(
                 layer=layer,
+                linear_rest=linear.get(layer),
                 indicator=self.indicator[layer] / images,
                 top_share=self.top_share[layer] / images,
                 recall={k: tuple((v / images).tolist()) for k, v in curves.items()},
             )
             for layer, curves in self.recall.items()
         )
+
+
+class _Rest:
+    """How linear the rest of the network is after each layer: regressions from there to the end."""
+
+    def __init__(self, prefix: int, layers: tuple[int, ...]) -> None:
+        self.prefix, self.layers = prefix, layers
+        self.sums: dict[int, Regression] = {}
+        self.size = 0.0
+
+    def add(self, outputs: dict[int, Tensor]) -> None:
+        """One picture: some of its patch tokens are enough."""
+        if not self.layers:
+            return
+        last = outputs[self.layers[-1]]
+        every = max(1, last.shape[1] // REST_TOKENS)
+        chosen = lattice_sample(last.shape[1], self.prefix, every, last.device)
+        final = last[0].index_select(0, chosen).double()
+        self.size += final.square().sum().item()
+        for layer in self.layers[:-1]:
+            x = outputs[layer][0].index_select(0, chosen)
+            asked = Regression(normalised(x.float()), final - x.double())
+            if layer in self.sums:
+                self.sums[layer] += asked
+            else:
+                self.sums[layer] = asked
+
+    def errors(self) -> dict[int, float]:
+        """By layer; none where there are too few tokens to tell."""
+        found = {}
+        for layer, asked in self.sums.items():
+            if asked.count >= ROWS_PER_UNKNOWN * len(asked.gram):
+                asked.solved(f"the rest after layer {layer}")
+                found[layer] = (asked.left * asked.square.item() / self.size) ** 0.5
+        return found
 
 
 def _curve(estimate: Tensor, m: Tensor) -> Tensor:

@@ -6,21 +6,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.attach import UNFIT, applied, family_in, resolve
+from sparsight.attach import applied, as_plan, family_in
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
+from sparsight.fit import UNFIT, resolve
 from sparsight.images import Images, Reader
-from sparsight.methods import METHODS, SVE, LowerResolution, method_of
+from sparsight.methods import METHODS, SVE, EarlyExit, Settings
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import select, timing
 from sparsight.stages.arm import Arm, arm_of
+from sparsight.stages.bench import Bench, bench_of
+from sparsight.stages.complete import complete
 from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
-from sparsight.stages.route import fit_maps
 
 RANKING_IMAGES = 2  # layers are ranked by the damage each does alone
+COMPLETION_IMAGES = 8
+COMBINED = "sve + early-exit"  # rows of our own that combine methods
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,23 @@ def compare(
 ) -> dict[str, Any]:
     """Measure the dense model, all methods that need no training, and `plans`, on `images`.
 
-    `methods`  names of those to compare; none: all that fit the model
+    `methods`  names of those to compare; none: all that fit the model, and combinations of them
     `judge`    name and function of another quality than the cosine to the dense features
     Returns `protocol`, `rows` and what was `left_out`, by method and with the reason.
     """
-    model = encoder_in(model, module)
+    model, methods = encoder_in(model, module), set(methods)
     if applied(model):
         raise PlanError("compare starts from the dense model: restore the model first")
-    if unknown := sorted(set(methods) - METHODS.keys()):
-        raise PlanError(f"no method is called {unknown[0]!r}; there are {', '.join(METHODS)}")
-    picture = next(Reader(images).spread(1))[None]
+    every = (*METHODS, COMBINED)
+    if unknown := sorted(set(methods) - set(every)):
+        raise PlanError(f"no method is called {unknown[0]!r}; there are {', '.join(every)}")
+    picture = Reader(images).read(0)[None]
     size = (picture.shape[2], picture.shape[3])
     first = next(model.parameters())
     quality_name, judged = judge or ("cosine to the dense features", by_features(images, max_images))
     with evaluating(model):
-        entries, left_out = line_up(model, images, plans, set(methods) or METHODS.keys(), size)
+        chosen = [method for method in every if not methods or method in methods]
+        entries, left_out = line_up(model, images, plans, chosen, size)
         with fused(*(entry.arm.model for entry in entries)):
             like = picture.to(first.device, first.dtype)
             times, counts = measured([entry.arm for entry in entries], like, repeats)
@@ -89,46 +95,53 @@ def line_up(
     size: tuple[int, int],
 ) -> tuple[list[Entry], dict[str, str]]:  # fmt: skip
     """The rows to be, and why a method has none."""
-    family = family_in(model)
+    bench, methods = bench_of(model, images, COMPLETION_IMAGES), list(methods)
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
-    layers = family.global_layers(model)
-    ranking, maps = layers, dict[str, Tensor]()
-    if "sve" in methods and layers:
-        trials = [SVE(layers=(n,), min_tokens=0) for n in layers]
-        damages = select.damage_of(model, images, trials, RANKING_IMAGES)
-        ranking = tuple(n for _, n in sorted(zip(damages, layers, strict=True)))
+    layers = bench.family.global_layers(model)
+    ranking = ranked_layers(bench) if layers and {"sve", COMBINED} & set(methods) else layers
     for method in methods:
-        known = METHODS[method]
-        if known.block and not family.layers_with(known.needs, model):
-            left_out[method] = UNFIT[known.needs].format(method=method, family=family.name)
+        known = METHODS.get(method)
+        if known and known.changes != "pictures" and not bench.family.layers_with(known.needs, model):
+            left_out[method] = UNFIT[known.needs].format(method=method, family=bench.family.name)
             continue
-        ladder = known.config.ladder(ranking)
-        if not ladder:
-            left_out[method] = "needs training: give a run of it"
-        try:
-            for config in ladder:
-                plan = Plan(method=config)
-                if isinstance(config, SVE) and config.routes:  # closed form: no weight is trained
-                    maps = maps or fit_maps(model, images, layers, RANKING_IMAGES)
-                    plan = plan.with_(weights=maps)
-                if not isinstance(config, LowerResolution):
-                    resolve(plan, model, family)
-                entries.append(Entry(row_name(plan), config.label(), False, arm_of(model, plan, size)))
-        except PlanError as error:
-            left_out[method] = str(error)
+        ladder = [(row,) for row in known.config.ladder(ranking)] if known else combined(model, layers)
+        refusals, rows = ["needs training: give a run of it"], len(entries)
+        for settings in ladder:
+            plan = as_plan(settings)
+            try:
+                if known is None or known.changes != "pictures":
+                    plan = resolve(complete(bench, plan), model, bench.family)
+                entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
+            except PlanError as error:
+                refusals.append(str(error))
+        if len(entries) == rows:
+            left_out[method] = refusals[-1]
     for plan in plans:
-        entries.append(
-            Entry(row_name(plan), plan.method.label(), bool(plan.weights), arm_of(model, plan, size))
-        )
-        left_out.pop(method_of(plan.method).name, None)
+        trained = any(name in plan.recipe for name in ("distillation", "adaptation", "relevance"))
+        entries.append(Entry(plan.name, plan.label, trained, arm_of(model, plan, size)))
+        left_out.pop(plan.name, None)
     return entries, left_out
 
 
-def row_name(plan: Plan) -> str:
-    """The method's name; `sve-mlp` where SVE lets some tokens skip the MLP."""
-    method = method_of(plan.method).name
-    return f"{method}-mlp" if isinstance(plan.method, SVE) and plan.method.routes else method
+def ranked_layers(bench: Bench) -> tuple[int, ...]:
+    """The layers with global attention, the one that sparse attention harms least first."""
+    layers = bench.family.global_layers(bench.model)
+    damage = select.Damage(bench.model, bench.images, RANKING_IMAGES)
+    damages = select.damage_of(damage, [SVE(layers=(n,), min_tokens=0) for n in layers])
+    return tuple(n for _, n in sorted(zip(damages, layers, strict=True)))
+
+
+def combined(model: nn.Module, layers: tuple[int, ...]) -> list[tuple[Settings, ...]]:
+    """Sparse attention while all tokens are there, and early exit after it; mild ones first."""
+    depth = len(family_in(model).blocks(model))
+    if len(layers) < depth or depth < 3:
+        return []
+    exit_ = max(1, depth // 6)
+    sparse = SVE(layers=tuple(range(exit_ + 1)), keep=3 / 16, keep_queries=1 / 32, sample_every=32)
+    rows = [EarlyExit(after=(exit_,), keep=keep) for keep in (0.6, 0.45, 0.3)]
+    bounded = EarlyExit(after=(exit_,), keep=0.45, score="map-error", bound="calibrated")
+    return [(sparse, leaving) for leaving in (*rows, bounded)]
 
 
 def measured(

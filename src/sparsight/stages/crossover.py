@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sparsight.attach import apply, family_in
+from sparsight.fit import places, resolve
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
@@ -28,16 +29,15 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
     height, width = family.patch_px(model)
     rows: list[dict[str, float]] = []
     with evaluating(model):
-        always = plan.with_(method=plan.method.at_any_size())
+        always = plan.at_any_size()
         sparse = apply(copy.deepcopy(model), always)
+        layers = {place.layer for place in places(resolve(always, model, family), model, family)}
         with fused(model, sparse):
             for side in GRID_SIDES:
                 size = (1, 3, side * height, side * width)
                 picture = torch.randn(size, device=like.device, dtype=like.dtype)
                 try:
-                    tokens = _tokens(
-                        model, picture, always.method.changed_layers(family.global_layers(model))
-                    )
+                    tokens = _tokens(model, picture, layers)
                 except (AssertionError, RuntimeError):  # timm's refusal of another picture size
                     return None, rows
                 arms = {

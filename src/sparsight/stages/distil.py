@@ -8,8 +8,8 @@ Our choice where the paper is silent: each layer's term is divided by ||O_i^(t)|
 tokens are large do not drown the others; tokens that stand out in the teacher's features weigh more, or
 a few objects on a wide background are given up for the background (see docs/sve.md); AdamW
 with a warm-up and a cosine; a learning rate that falls with the model's width.  The ranking is done by
-the scorer that will run (or by several in turn): weights adapted under exact maps lose most of the gain
-under another scorer.
+the score that will run (or by several in turn): weights adapted under exact maps lose most of the gain
+under another.  Maps that complete the attention are in place, and stay as they are.
 """
 
 import copy
@@ -21,21 +21,21 @@ from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
 from sparsight.images import Images, Reader
-from sparsight.methods.sve.block import SparseBlock
+from sparsight.methods.sve.attention import SparseAttention
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.train import Batches, Training, processes, train
 
 CHECKPOINT_FILE = "distillation.safetensors"  # the state of an unfinished one, in the run's folder
-Scorer = Literal["exact", "sampled", "linear"]
+Score = Literal["exact", "sampled", "linear"]
 
 
 class Distillation(Training):
     """Settings of the distillation; the defaults work without tuning."""
 
     train: Literal["blocks", "all"] = "blocks"  # the sparse layers' weights, or every weight
-    scorers: tuple[Scorer, ...] = ()  # used in turn, one a step; none: the plan's
+    scores: tuple[Score, ...] = ()  # used in turn, one a step; none: the plan's
 
 
 class LayerwiseLoss(nn.Module):
@@ -82,17 +82,17 @@ def distil(
     settings = settings or Distillation()
     accelerator = processes()
     teacher = model.to(accelerator.device).eval()
-    student = apply(copy.deepcopy(teacher), plan.with_(method=plan.method.at_any_size()))
+    student = apply(copy.deepcopy(teacher), plan.at_any_size())
     layers = plan.sve.named_layers
     trained = trainable(student, layers, settings.train)
     _let_checkpoint(student)
     family = family_in(student)
     width = max(family.dim(block) for block in family.blocks(student))
-    scorers = settings.scorers or (plan.sve.scorer,)
+    scores: tuple[str, ...] = settings.scores or (plan.sve.score,)
     pictures = Batches(Reader(images), settings, accelerator)
 
     def batch_of(step: int) -> tuple[Tensor]:
-        _set_scorer(student, scorers[step % len(scorers)])
+        _set_score(student, scores[step % len(scores)])
         return (torch.stack(pictures(step)).to(accelerator.device),)
 
     losses = train(
@@ -128,7 +128,8 @@ def _let_checkpoint(student: nn.Module) -> None:
             block.training = True
 
 
-def _set_scorer(student: nn.Module, scorer: Scorer) -> None:
-    for block in family_in(student).blocks(student):
-        if isinstance(block, SparseBlock):
-            block.config = block.config.model_copy(update={"scorer": scorer})
+def _set_score(student: nn.Module, score: str) -> None:
+    for part in student.modules():
+        if isinstance(part, SparseAttention):
+            site = part._sparsight
+            site.config = site.config.model_copy(update={"score": score})

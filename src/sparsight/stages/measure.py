@@ -55,13 +55,20 @@ def measure(
             "protocol": timing.protocol(
                 first.device, first.dtype, repeats=repeats,
                 resolution=[name(r) for r in resolutions], batch=list(batches),
-                method=plan.method.model_dump(mode="json"), source=plan.source,
+                plan=as_applied(arms["sparse"]).label, source=plan.source,
             ),
             "cases": cases,
         }  # fmt: skip
         if images is not None:
             result["fidelity"] = compare_features(arms["dense"], arms["sparse"], images, max_images)
     return result
+
+
+def as_applied(sparse: nn.Module) -> Plan:
+    """The plan of a changed model, with its layers named."""
+    state = applied(sparse)
+    assert state is not None
+    return state.plan
 
 
 def _cases(

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from sparsight.attach import applied, family_in
 from sparsight.errors import NotFiniteError, PlanError
+from sparsight.methods import SPOT, ClsTopK, EarlyExit
 from sparsight.methods.reduced import CARRY, Reduced
 from sparsight.ops.statistics import average_attention
+from sparsight.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
             with torch.no_grad():
                 h = family.parts.norm(block, args[0].flatten(1, -2))
                 tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
-                q, k, _ = family.parts.qkv(block, h, **tables)
+                q, k, _ = family.parts.qkv(family.parts.attention(block), h, **tables)
                 m = average_attention(q, k)
             if not torch.isfinite(m).all():
                 raise NotFiniteError(
@@ -87,9 +89,11 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
     Raises PlanError if `model` has no plan applied whose method has stages.
     """
     state = applied(model)
-    stages = getattr(state.plan.method, "stages", None) if state else None
-    if state is None or stages is None:
-        raise PlanError("no tokens leave this model in stages: apply a plan of SPOT or ClsTopK")
+    stages = leaving_stages(state.plan) if state else ()
+    if state is None or not stages:
+        raise PlanError(
+            "no tokens leave this model in stages: apply a plan of EarlyExit, SPOT or ClsTopK"
+        )
     with evaluating(model), outputs_of(model, stages) as outputs:
         state.family.features(model, images)
     left = torch.zeros(outputs[stages[0]].shape[:2], dtype=torch.long)
@@ -99,6 +103,14 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
             here = torch.zeros_like(left, dtype=torch.bool).scatter_(1, going_on.rows.cpu(), True)
             left[~here & (left == 0)] = number
     return left
+
+
+def leaving_stages(plan: Plan) -> tuple[int, ...]:
+    """The layers from whose results on fewer tokens go on; none if the plan takes no tokens out."""
+    if found := plan.find(EarlyExit):
+        return tuple(layer + 1 for layer in found.exits)
+    found_stages = plan.find(SPOT) or plan.find(ClsTopK)
+    return found_stages.stages or () if found_stages else ()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import family_in
 from sparsight.images import Images, Reader
-from sparsight.methods import projector_name
+from sparsight.methods import tensor_name
 from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
 from sparsight.stages.progress import track
 
@@ -33,11 +33,11 @@ def fit_projectors(
     """
     family, layers = family_in(model), list(layers)
     pictures = min(max_images, len(images))
-    device = next(model.parameters()).device
+    like = next(model.parameters())
     with evaluating(model):
         sample = Reader(images).read(0)
         with outputs_of(model, layers) as outputs:
-            family.features(model, sample[None].to(device))
+            family.features(model, sample[None].to(like.device, like.dtype))
         at_once = max(1, CACHE_BYTES // (pictures * max(o.numel() for o in outputs.values()) * 4))
         weights: dict[str, Tensor] = {}
         for start in range(0, len(layers), at_once):
@@ -49,10 +49,10 @@ def fit_projectors(
 
             with watch(model, part, see):
                 for picture in track(Reader(images).spread(pictures), "Reading maps", pictures):
-                    family.features(model, picture[None].to(device))
+                    family.features(model, picture[None].to(like.device, like.dtype))
             prefix = family.prefix_tokens(model)
             for layer in part:
-                weights[projector_name(layer)] = fit_one(seen.pop(layer), prefix)
+                weights[tensor_name("sve", layer, "projector")] = fit_one(seen.pop(layer), prefix)
     return weights
 
 

@@ -18,16 +18,20 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from sparsight.attach import STATE, Applied, family_in, resolve
+from sparsight.attach import STATE, Applied, family_in
 from sparsight.errors import PlanError
+from sparsight.fit import resolve
 from sparsight.images import Items, Reader
-from sparsight.methods import method_of
+from sparsight.inplace import argument_names, change
+from sparsight.methods import SPOT, method_of, tensor_name
 from sparsight.methods.base import Fraction
-from sparsight.methods.spot.config import SPOT, weight_names
-from sparsight.methods.spot.policy import CARRY, Draw, PolicyBlock, shift_name
+from sparsight.methods.site import Site
+from sparsight.methods.spot.config import network_names
+from sparsight.methods.spot.policy import CARRY, Draw, PolicyBlock
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
+from sparsight.stages.relevance_error import fit_errors
 from sparsight.stages.train import Batches, Training, processes, train
 
 CHECKPOINT_FILE = "relevance.safetensors"  # the state of an unfinished one, in the run's folder
@@ -35,6 +39,7 @@ CHECKPOINT_FILE = "relevance.safetensors"  # the state of an unfinished one, in 
 # ranking is then learned for other counts than will be kept.
 DISTILL_WEIGHT, RATIO_WEIGHT = 0.5, 8.0
 PREDICTOR_RATE = 3e-3
+ERROR_IMAGES = 16  # that errors are learned from
 
 TaskLoss = Callable[[Tensor, Tensor], Tensor]  # final features (b, n, c), truths -> a number
 
@@ -42,7 +47,8 @@ TaskLoss = Callable[[Tensor, Tensor], Tensor]  # final features (b, n, c), truth
 class RelevanceTraining(Training):
     """Settings of the training; the defaults work without tuning."""
 
-    train: Literal["predictors", "blocks"] = "predictors"  # the networks alone, or the blocks too
+    learns: Literal["gates", "map-error"] = "gates"  # from a sparse model's loss, or relevance_error.py
+    train: Literal["predictors", "blocks"] = "predictors"  # gates: or the blocks too
     rho: tuple[Fraction, Fraction] = (0.5, 0.95)  # every step draws one between these
 
     @model_validator(mode="after")
@@ -99,20 +105,35 @@ def fit_relevance(
     and its truth, a tensor.  With a `folder` the state is saved every minute, at an interrupt and at
     the end, and the same call goes on from there to the same weights.
     """
-    if not isinstance(plan.method, SPOT):
-        raise PlanError(f"this trains SPOT alone, not {type(plan.method).__name__}")
+    last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()
     accelerator = processes()
     teacher = model.to(accelerator.device).eval()
     family = family_in(teacher)
     blocks = family.blocks(teacher)
-    config = plan.method.resolved(family.global_layers(teacher), len(blocks))
-    plan = plan.with_(method=config)
-    shapes = method_of(config).tensors(config, teacher, family)
-    plan = resolve(plan.with_(weights=_initial(shapes, settings.seed) | plan.weights), teacher, family)
+    config = last.resolved(family.global_layers(teacher), len(blocks))
+    shapes = {
+        tensor_name("spot", stage, name): shape
+        for stage, named in method_of(config).tensors(config, teacher, family).items()
+        for name, shape in named.items()
+    }
+    known = _initial(shapes, settings.seed) | plan.weights
+    resolve(plan.changed(config).with_(weights=known), teacher, family)
+
+    recipe = plan.recipe | {"relevance": settings.model_dump(mode="json")}
+    if settings.learns == "map-error":
+        if task_loss is not None:
+            raise PlanError("learns='map-error' has a loss of its own: leave task_loss out")
+        like, chosen = next(teacher.parameters()), Reader(images).spread(ERROR_IMAGES)
+        dense_pictures = (picture[None].to(like.device, like.dtype) for picture in chosen)
+        start = {name: known[name].float() for name in shapes}
+        found, losses = fit_errors(
+            teacher, family, config, dense_pictures, start, settings.steps, settings.seed
+        )
+        return plan.with_(weights=found, recipe=recipe), losses
 
     draw = Draw(config.rho, torch.Generator())
-    networks = _networks(plan, config, accelerator.device)
+    networks = _networks(known, config, accelerator.device)
     student = _student(teacher, plan, config, networks, draw)
     trained = networks | _trainable_blocks(student, settings.train == "blocks")
     pictures = Batches(Reader(images), settings, accelerator)
@@ -138,7 +159,6 @@ def fit_relevance(
         recipe=[plan.to_json(), settings.model_dump(mode="json"), task_loss is not None],
     )  # fmt: skip
     found = {name: p.detach().cpu().clone() for name, p in trained.items() if not _is_shift(name)}
-    recipe = plan.recipe | {"relevance": settings.model_dump(mode="json")}
     return plan.with_(weights=found, recipe=recipe), losses
 
 
@@ -153,14 +173,20 @@ def _initial(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]
     }
 
 
-def _networks(plan: Plan, config: SPOT, device: torch.device) -> dict[str, nn.Parameter]:
+def _networks(known: dict[str, Tensor], config: SPOT, device: torch.device) -> dict[str, nn.Parameter]:
     """The parameters of every stage; its shift starts where even scores keep rho of the tokens."""
     found = {}
     for stage in config.named_stages:
-        for name in weight_names(stage):
-            found[name] = nn.Parameter(plan.weights[name].to(device, torch.float32).clone())
-        found[shift_name(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], device=device))
+        for short in network_names():
+            name = tensor_name("spot", stage, short)
+            found[name] = nn.Parameter(known[name].to(device, torch.float32).clone())
+        found[_shift(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], device=device))
     return found
+
+
+def _shift(stage: int) -> str:
+    """The name of (a, c) of a stage among the trained tensors."""
+    return f"spot.{stage}.shift"
 
 
 def _is_shift(name: str) -> bool:
@@ -178,11 +204,18 @@ def _student(
             if name.startswith("model."):
                 own[name.removeprefix("model.")].copy_(value)
     prefix, blocks = family.prefix_tokens(teacher), family.blocks(student)
-    tensors: dict[str, Tensor] = dict(networks)
+    by_stage = {
+        stage: [
+            *(networks[tensor_name("spot", stage, short)] for short in network_names()),
+            networks[_shift(stage)],
+        ]
+        for stage in config.named_stages
+    }
     for layer in config.changed_layers(family.global_layers(teacher)):
-        block = PolicyBlock(blocks[layer], family, prefix, config, layer, tensors)
-        block.draw = draw
-        blocks[layer] = block
+        block: Any = blocks[layer]
+        names = argument_names(block)
+        site = Site(family, prefix, config, layer, len(blocks), names, (draw, by_stage))
+        change(block, PolicyBlock, site, {})
     student.__dict__[STATE] = Applied(plan, family)
     return student
 

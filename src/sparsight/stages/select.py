@@ -13,6 +13,8 @@ from sparsight.stages.calibrate import Analysis
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 
+IMAGES = 4  # on which layers are tried
+
 
 def by_indicator(analysis: Analysis, threshold: float) -> tuple[int, ...]:
     """Layers whose sparsity indicator s exceeds `threshold` (SVE, Sec. 4.1)."""
@@ -27,8 +29,9 @@ class Damage:
 
     def __init__(self, model: nn.Module, images: Images, max_images: int) -> None:
         self.model, self.family = model, family_in(model)
-        device = next(model.parameters()).device
-        self.pictures = [picture[None].to(device) for picture in Reader(images).spread(max_images)]
+        like = next(model.parameters())
+        chosen = Reader(images).spread(max_images)
+        self.pictures = [picture[None].to(like.device, like.dtype) for picture in chosen]
         with evaluating(model):
             self.dense = [self.family.features(model, picture) for picture in self.pictures]
         prefix = self.family.prefix_tokens(model)
@@ -50,16 +53,13 @@ class Damage:
         return sum(errors) / len(errors)
 
 
-def damage_of(
-    model: nn.Module, images: Images, trials: Sequence[Settings], max_images: int = 4
-) -> list[float]:
+def damage_of(damage: Damage, trials: Sequence[Settings]) -> list[float]:
     """The damage of each setting alone."""
-    damage = Damage(model, images, max_images)
     return [damage(trial) for trial in track(trials, "Trying layers", len(trials))]
 
 
 def by_damage(
-    model: nn.Module, images: Images, config: SVE, damages: Mapping[int, float], max_error: float
+    damage: Damage, config: SVE, damages: Mapping[int, float], max_error: float
 ) -> tuple[tuple[int, ...], float]:
     """As many of the layers in `damages` as keep their joint error under `max_error`.
 
@@ -72,7 +72,7 @@ def by_damage(
     while low < high:
         count = (low + high + 1) // 2
         layers = tuple(sorted(ranking[:count]))
-        error = damage_of(model, images, [config.model_copy(update={"layers": layers})])[0]
+        error = damage(config.model_copy(update={"layers": layers}))
         if error <= max_error:
             low, found = count, error
         else:

@@ -82,6 +82,8 @@ def summary(times: list[float]) -> dict[str, float]:
     return {"latency_ms": middle, "latency_q1_ms": low, "latency_q3_ms": high}
 
 
+QUIET = "6"  # above the level of every message that the profiler has
+
 # Kinds of work, by a part of the operator's name, in the order in which they are asked.
 KINDS = (
     ("attention", ("scaled_dot_product",)),
@@ -91,13 +93,18 @@ KINDS = (
 )
 
 
-def shares(arm: Callable[[], Any], device: torch.device) -> dict[str, float]:
-    """Where the time of one call goes: the share of each kind of work, by PyTorch's profiler."""
+def _profile(cuda: bool, **more: Any) -> Any:
+    """PyTorch's profiler, without the lines (USDT) that it writes to the terminal from 2.13 on."""
+    os.environ.setdefault("KINETO_LOG_LEVEL", QUIET)  # read when the first profile starts
     from torch.profiler import ProfilerActivity, profile
 
+    return profile(activities=[ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU], **more)
+
+
+def shares(arm: Callable[[], Any], device: torch.device) -> dict[str, float]:
+    """Where the time of one call goes: the share of each kind of work, by PyTorch's profiler."""
     cuda = device.type == "cuda"
-    activities = [ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU]
-    with torch.inference_mode(), profile(activities=activities) as profiler:
+    with torch.inference_mode(), _profile(cuda) as profiler:
         arm()
     spent = dict.fromkeys([kind for kind, _ in KINDS] + ["other"], 0.0)
     for event in profiler.key_averages():
@@ -130,10 +137,7 @@ def peak_memory_mb(arm: Callable[[], Any], device: torch.device) -> float:
             arm()
         _wait(device)
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
-    from torch.profiler import ProfilerActivity, profile
-
-    activities = [ProfilerActivity.CPU]
-    with torch.inference_mode(), profile(activities=activities, profile_memory=True) as profiler:
+    with torch.inference_mode(), _profile(cuda=False, profile_memory=True) as profiler:
         arm()
     held = peak = 0
     events = (e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]")

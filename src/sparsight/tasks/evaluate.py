@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from sparsight.attach import applied, apply, family_in
+from sparsight.attach import What, applied, apply, as_plan, family_in
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
+from sparsight.fit import places
 from sparsight.images import check_resolution
-from sparsight.methods import Settings
+from sparsight.methods import method_of
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
@@ -26,15 +27,16 @@ COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 def evaluate(
     model: nn.Module,
-    plan: Plan | Settings,
+    plan: What,
     task: str,
     data: str | Path,
     resolution: tuple[int, int] | None = None,
     module: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """Judge `model` as it is (dense) and a copy with `plan` applied, on the folder `data`.
+    """Judge `model` as it is (dense) and a copy with a plan applied, on the folder `data`.
 
+    `plan`         a plan, or whatever else `apply` takes
     `task`         one of `sparsight.tasks.TASKS`
     `resolution`   height and width; the plan's unless given
     `module`       attribute path of the encoder, if `model` is a larger model
@@ -43,8 +45,8 @@ def evaluate(
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
     to high of the difference), the `worst` images, and what was `skipped` or needs `notes`.
     """
-    plan = plan if isinstance(plan, Plan) else Plan(method=plan)
-    size = resolution or plan.resolution
+    given = as_plan(plan)
+    size = resolution or given.resolution
     if size is None:
         raise PlanError("this plan does not say for which resolution it was made: give one")
     chosen = task_named(task)
@@ -52,8 +54,8 @@ def evaluate(
     if not request.data.is_dir():
         raise SparsightError(f"there is no folder {request.data}")
     for option in fields(request):
-        given = getattr(request, option.name) != option.default
-        if given and option.name not in COMMON | chosen.uses:
+        is_given = getattr(request, option.name) != option.default
+        if is_given and option.name not in COMMON | chosen.uses:
             raise SparsightError(f"the task {task} has no use for the option {option.name}")
     encoder = encoder_in(model, module)
     if applied(encoder):
@@ -62,15 +64,16 @@ def evaluate(
     first = next(model.parameters())
     with evaluating(model):
         changed = copy.deepcopy(model)
-        arms = Arms(encoder, apply(encoder_in(changed, module), plan), (model, changed))
+        arms = Arms(encoder, apply(encoder_in(changed, module), given), (model, changed))
+        used = applied(arms.sparse).plan  # type: ignore[union-attr]  # with every layer named
         found = chosen.run(arms, request)
-        notes = [*_dense_note(arms, plan, size), *found.notes]
+        notes = [*_dense_notes(arms, used, size), *found.notes]
     return {
         "task": task,
         "protocol": timing.setting(first.device, first.dtype) | {
             "data": request.data.name, "resolution": size_name(size), "seed": request.seed,
-            "images": found.images, "metric": found.metric, "source": plan.source,
-            "method": plan.method.model_dump(mode="json"),
+            "images": found.images, "metric": found.metric, "source": used.source,
+            "plan": used.label,
             "interval": f"{100 * CONFIDENCE:.0f} %, bootstrap over images, {RESAMPLES} draws, paired",
             **found.recipe,
         },
@@ -82,17 +85,21 @@ def evaluate(
     }  # fmt: skip
 
 
-def _dense_note(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
-    """A warning if the sparse arm has so few tokens that its layers run dense."""
-    dense, like = arms.dense, next(arms.dense.parameters())
-    layers = applied(arms.sparse).blocks  # type: ignore[union-attr]
+def _dense_notes(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
+    """A warning for each method whose layers have so few tokens that they run dense."""
+    dense, like, notes = arms.dense, next(arms.dense.parameters()), []
+    family = family_in(dense)
+    changed = [(place.config, place.layer) for place in places(plan, dense, family)]
     picture = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
-    with outputs_of(dense, layers) as found:
-        family_in(dense).features(dense, picture)
-    tokens = max(output.shape[1:-1].numel() for output in found.values())
-    if tokens >= plan.method.min_tokens:
-        return []
-    return [
-        f"at {size_name(size)} there are {tokens} tokens, fewer than the {plan.method.min_tokens} from "
-        "which the plan is sparse: both arms ran dense"
-    ]
+    with outputs_of(dense, {layer for _, layer in changed}) as found:
+        family.features(dense, picture)
+    for config in plan.methods:
+        own = [found[layer] for used, layer in changed if used is config]
+        tokens = max((output.shape[1:-1].numel() for output in own), default=0)
+        if tokens < config.min_tokens:
+            what = "both arms" if len(plan.methods) == 1 else f"the layers of {method_of(config).name}"
+            notes.append(
+                f"at {size_name(size)} there are {tokens} tokens, fewer than the {config.min_tokens} "
+                f"from which the plan is sparse: {what} ran dense"
+            )
+    return notes

@@ -18,10 +18,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from sparsight.attach import applied, identity
+from sparsight.attach import applied
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
+from sparsight.identity import identity
 from sparsight.images import Reader, check_resolution
 from sparsight.ops.grids import grid_of
 from sparsight.stages import timing

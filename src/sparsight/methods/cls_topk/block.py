@@ -6,22 +6,17 @@ The criterion of EViT (Liang et al., ICLR 2022), and what a user would try first
 token made of the dropped ones, because these keep their last value here.
 """
 
-from typing import ClassVar
-
 from torch import Tensor
 
-from sparsight.methods.cls_topk.config import ClsTopK
-from sparsight.methods.reduced import Reduced, ReducingBlock
-from sparsight.ops.partition import kept_count, put, rank, take
-from sparsight.ops.statistics import average_attention
+from sparsight.methods.parted import PartedBlock
+from sparsight.methods.reduced import Reduced
+from sparsight.ops.partition import kept_count, put, take, top
+from sparsight.scores.attention import by_class
+from sparsight.scores.view import View
 
 
-class PruningBlock(ReducingBlock):
+class PruningBlock(PartedBlock):
     """A block in or after the first stage."""
-
-    OWN: ClassVar = ReducingBlock.OWN
-
-    config: ClsTopK
 
     def idle(self, tokens: int) -> bool:
         """Whether nothing has left by the end of this block."""
@@ -29,8 +24,9 @@ class PruningBlock(ReducingBlock):
 
     def count(self, tokens: int) -> int:
         """How many tokens go on after this layer's attention."""
-        begun = sum(stage <= self.layer for stage in self.config.stages or ())
-        return kept_count(tokens, self.config.keep**begun, self.prefix)
+        config, layer = self._sparsight.config, self._sparsight.layer
+        begun = sum(stage <= layer for stage in config.stages or ())
+        return kept_count(tokens, config.keep**begun, self._sparsight.prefix)
 
     def after(
         self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
@@ -39,7 +35,8 @@ class PruningBlock(ReducingBlock):
         count = self.count(x.shape[1])
         if count >= tokens.shape[1]:
             return x, tokens, state
-        score = average_attention(q[:, :, :1], k)
-        kept = rank(score, self.prefix)[:, :count]
+        prefix = self._sparsight.prefix
+        kept = top(by_class(View(tokens, tokens, prefix, lambda: (q, k))), count, prefix)
+        kept = kept.sort(1).values  # the class token stays the first, which the next stage asks
         x = put(x, state.rows, tokens)
         return x, take(tokens, kept), Reduced(state.rows.gather(1, kept))

@@ -1,6 +1,7 @@
 """A Swin block in which windows of small activations are skipped, in place of the dense one.
 
     x_w <- Block(x_w) for the windows w of highest score, and x_w as it is for all others
+                                                          (ours: x_w + [n_w, 1] W with completion)
 
 The whole block is skipped, attention and MLP.  Tokens are scored once a stage, on the input of its first
 pruned block; from that, windows are ranked once for the regular and once for the shifted partition, and
@@ -12,28 +13,35 @@ A host pads its map with zeros after the first norm, so places without a token a
 nothing is written back to them.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from sparsight.completions.linear import Regression, mapped, normalised
 from sparsight.errors import SparsightError
-from sparsight.methods.sparsevit.config import SparseViT, dropped_count
-from sparsight.methods.sparsevit.score import magnitude, rank_windows
-from sparsight.methods.wrapped import WrappedBlock
-from sparsight.ops.windows import take_windows, window_table
+from sparsight.families.windows import Windows
+from sparsight.inplace import Change
+from sparsight.methods.site import Site
+from sparsight.methods.sparsevit.config import dropped_count
+from sparsight.ops.windows import rank_windows, take_windows, window_rows, window_table
+from sparsight.scores import SCORES
+from sparsight.scores.tokens import squared
+from sparsight.scores.view import View
 
 CARRY = "_sparsight_windows"
+TINY = 1e-12  # of an error squared: below what float32 resolves
 
 
 @dataclass
 class Carry:
     """What the first pruned block of a stage hands to the others, beside the tokens."""
 
-    magnitudes: Tensor  # (b, n)
+    scores: Tensor  # (b, n)
     orders: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # shift -> (b, w)
 
 
@@ -48,93 +56,125 @@ class Layout:
     kind: Tensor | None  # (w,), which of them each window has
 
 
-class WindowBlock(WrappedBlock):
-    """Runs `original` on the strongest windows alone."""
+class WindowBlock(Change):
+    """Runs the host's block on the strongest windows alone; its tensors are the score's and the map."""
 
-    OWN: ClassVar = WrappedBlock.OWN | {"layout"}
+    _sparsight: Site
 
-    config: SparseViT
-
-    def __init__(self, *settings: Any) -> None:
-        super().__init__(*settings)
-        self.layout: tuple[Any, Layout] | None = None  # of the last size, and what it was made for
-
-    def forward(self, x: Tensor, *args: Any, **host: Any) -> Any:
-        """`original(x, ...)` on the kept windows; dense where all are kept.
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The host's result on the kept windows; dense where all are kept.
 
         Raises SparsightError if no window would be left, if attention maps are asked for, and when
         reentrant gradient checkpointing has lost the ranking of the stage.
         """
-        host |= zip(self.arguments, args, strict=False)
-        windows = self.family.windows
-        assert windows is not None  # checked before the plan was applied
+        site, (x, host) = self._sparsight, self.bound(args, kwargs)
+        windows = self.windows
         layout = self._layout_of(x, windows.grid(x, host))
         count = len(layout.table)
-        kept = count - dropped_count(count, self.config.by_pair[self.layer // 2])
-        if kept == 0:
-            raise SparsightError(self._too_few(count))
-        if kept == count or x[0, ..., 0].numel() < self.config.min_tokens:
-            with windows.steady(self.original):
-                return self.original.forward(x, **host)
-        if host.get("output_attentions") or self.family.wants_maps(self):
+        kept = self.kept(count)
+        if kept == count or x[0, ..., 0].numel() < site.config.min_tokens:
+            with windows.steady(self):
+                return self.dense(x, **host)
+        if host.get("output_attentions") or site.family.wants_maps(site.family.parts.attention(self)):
             raise SparsightError(
-                f"layer {self.layer} is sparse and has no attention map: call without "
+                f"layer {site.layer} is sparse and has no attention map: call without "
                 "output_attentions, or restore the model first"
             )
-        rows = x.flatten(1, -2)
-        carry: Carry | None = getattr(x, CARRY, None)
-        if carry is None and self._follows() and x.is_leaf and x.requires_grad:
-            raise SparsightError(  # its recomputation detaches x, so the ranking would be another one
-                f"layer {self.layer} shares the ranking of its stage, which gradient checkpointing with "
-                "use_reentrant=True loses: choose use_reentrant=False"
-            )
-        carry = carry or Carry(magnitude(rows.detach()))
-        if layout.shift not in carry.orders:
-            carry.orders[layout.shift] = rank_windows(carry.magnitudes, layout.table)
-        done = self._run(rows, layout, carry.orders[layout.shift][:, :kept])
+        rows, carry = x.flatten(1, -2), self.carried(x)
+        done = self._run(rows, layout, self.ranked(carry, layout), kept)
         result = windows.result(done, x)
         setattr(result if isinstance(result, Tensor) else result[0], CARRY, carry)
         return result
 
-    def _run(self, x: Tensor, layout: Layout, kept: Tensor) -> Tensor:
-        """The block on the kept windows (b, k) of the tokens (b, n, c), and the others as they are."""
-        parts, (b, n, c) = self.family.parts, x.shape
+    @property
+    def windows(self) -> Windows:
+        """How the host cuts its map."""
+        found = self._sparsight.family.windows
+        assert found is not None  # checked before the plan was applied
+        return found
+
+    @property
+    def leads(self) -> bool:
+        """Whether it scores for its stage."""
+        return bool(self._sparsight.config.leads(self._sparsight.layer))
+
+    def kept(self, count: int) -> int:
+        """How many of so many windows are kept; SparsightError if none would be."""
+        kept = count - dropped_count(count, self._sparsight.config.by_pair[self._sparsight.layer // 2])
+        if kept == 0:
+            raise SparsightError(self._too_few(count))
+        return kept
+
+    def carried(self, x: Tensor) -> Carry:
+        """The scores of the stage: from the block before, or of these tokens."""
+        carry: Carry | None = getattr(x, CARRY, None)
+        if carry is None and not self.leads and x.is_leaf and x.requires_grad:
+            raise SparsightError(  # its recomputation detaches x, so the ranking would be another one
+                f"layer {self._sparsight.layer} shares the ranking of its stage, which gradient "
+                "checkpointing with use_reentrant=True loses: choose use_reentrant=False"
+            )
+        return carry or Carry(self.scored(x.detach().flatten(1, -2)))
+
+    @torch.no_grad()  # a ranking has no gradient
+    def scored(self, rows: Tensor) -> Tensor:
+        """The score of every token, (b, n), of which a window's is the L2 norm."""
+        score = SCORES[self._sparsight.config.score]
+        fitted = {name: self.tensor(name) for name in score.tensors(rows.shape[2])}
+        found = score(View(rows, normalised(rows), 0, tensors=fitted))
+        return found.exp().sqrt() if score.name == "map-error" else found  # it is the log of a square
+
+    def ranked(self, carry: Carry, layout: Layout) -> Tensor:
+        """The windows of each picture (b, w), strongest first."""
+        if layout.shift not in carry.orders:
+            carry.orders[layout.shift] = rank_windows(carry.scores, layout.table)
+        return carry.orders[layout.shift]
+
+    def _run(self, x: Tensor, layout: Layout, order: Tensor, count: int) -> Tensor:
+        """The block on the first `count` windows of `order` (b, w), of the tokens (b, n, c).
+
+        The others as they are, or completed.
+        """
+        family, (b, n, c) = self._sparsight.family, x.shape
+        parts, windows, attn = family.parts, self.windows, family.parts.attention(self)
+        kept = order[:, :count]
         everything, rows = take_windows(x, layout.table, kept)
         tokens = everything.index_select(0, rows).view(b, -1, c)
         h = parts.norm(self, tokens)
         if layout.padded:
             h = h * (rows < b * n).view(b, -1, 1)
         h = h.view(kept.numel(), -1, c)
-        assert self.family.windows is not None
-        seen = self.family.windows.bias(self)[None]
+        seen = windows.bias(self)[None]
         if layout.masks is not None and layout.kind is not None:
             kinds = seen + layout.masks.to(seen.dtype)[:, None]
             seen = kinds.index_select(0, layout.kind.index_select(0, kept.reshape(-1)))
-        out = scaled_dot_product_attention(*parts.qkv(self, h), attn_mask=seen).transpose(1, 2)
-        y = parts.merge(self, out, h).view(b, -1, c)
+        out = scaled_dot_product_attention(*parts.qkv(attn, h), attn_mask=seen).transpose(1, 2)
+        y = parts.merge(attn, out, h).view(b, -1, c)
         tokens = parts.mlp(self, parts.residual(self, tokens, y))
+        if (table := self.tensor("map")) is not None:
+            skipped = window_rows(x, layout.table, order[:, count:])
+            rest = everything.index_select(0, skipped)[None]
+            everything = everything.index_copy(0, skipped, (rest + mapped(normalised(rest), table))[0])
         everything.index_copy_(0, rows, tokens.view(-1, c))
         return everything[: b * n].view(b, n, c)
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
-        windows = self.family.windows
-        assert windows is not None
+        windows = self.windows
         size, shift = windows.size(self), windows.shift(self, grid)
         if torch.compiler.is_compiling():  # it becomes constants of the graph
             return self._lay_out(x, grid, size, shift)
-        key = (grid, size, shift, x.device)
-        if self.layout is None or self.layout[0] != key:
+        key, site = (grid, size, shift, x.device), self._sparsight
+        if site.shared is None or site.shared[0] != key:
             with torch.inference_mode(False):  # training may come after inference
-                self.layout = key, self._lay_out(x, grid, size, shift)
-        return self.layout[1]
+                site.shared = key, self._lay_out(x, grid, size, shift)
+        layout: Layout = site.shared[1]
+        return layout
 
     @torch.no_grad()
     def _lay_out(
         self, x: Tensor, grid: tuple[int, int], size: tuple[int, int], shift: tuple[int, int]
     ) -> Layout:
-        windows = self.family.windows
-        assert windows is not None
+        windows = self.windows
         table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
         down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
         is_padded = (down * size[0], across * size[1]) != grid
@@ -150,22 +190,39 @@ class WindowBlock(WrappedBlock):
     @property
     def stage(self) -> int:
         """The place of this block's stage."""
-        return sum(end <= self.layer // 2 for end in self._ends()) - 1
+        return sum(end <= self._sparsight.layer // 2 for end in self._ends()) - 1
 
     def _ends(self) -> list[int]:
         """Pairs before each stage, and in all."""
-        return list(accumulate(map(len, self.config.by_stage), initial=0))
-
-    def _follows(self) -> bool:
-        """Whether an earlier block of the stage drops windows too."""
-        first, pair = self._ends()[self.stage], self.layer // 2
-        return self.layer % 2 == 1 or any(self.config.by_pair[first:pair])
+        return list(accumulate(map(len, self._sparsight.config.by_stage), initial=0))
 
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
-        stage, sparsity = self.stage + 1, self.config.by_pair[self.layer // 2]
+        stage, sparsity = self.stage + 1, self._sparsight.config.by_pair[self._sparsight.layer // 2]
         return (
             f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
             f"sparsity {sparsity} would leave none: it can drop at most {count - 1} of {count}; lower "
             "sparsity there, or give larger pictures"
         )
+
+    def fit(
+        self, x: Any, host: dict[str, Any], wanted: Any
+    ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
+        """The map from what the block adds to the tokens of skipped windows; before that, the score."""
+        site, rows, found = self._sparsight, x.flatten(1, -2), dict[str, Tensor]()
+        layout = self._layout_of(x, self.windows.grid(x, host))
+        with self.windows.steady(self):
+            full = self.dense(x, **host)
+        added = (full if isinstance(full, Tensor) else full[0]).flatten(1, -2) - rows
+        normal = normalised(rows)
+        if site.config.score == "map-error" and self.leads:
+            table = yield Regression(normal.flatten(0, 1), added.flatten(0, 1))
+            error = (added - mapped(normal, table)).square().mean(2).add(TINY).log().view(-1, 1)
+            found["error"] = (yield Regression(squared(normal).flatten(0, 1), error))[:, 0]
+            self.set_tensors(found)
+        order = self.ranked(self.carried(x), layout)
+        skipped = window_rows(x.flatten(1, -2), layout.table, order[:, self.kept(len(layout.table)) :])
+        skipped = skipped[skipped < rows.shape[0] * rows.shape[1]]  # not the places without a token
+        read, goal = (t.flatten(0, 1).index_select(0, skipped) for t in (normal, added))
+        found["map"] = yield Regression(read, goal)
+        return found

@@ -1,7 +1,8 @@
 """The settings of SparseViT, as plain data."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from itertools import accumulate
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -19,12 +20,16 @@ Sparsity = Annotated[float, Field(ge=0, lt=1)]
 class SparseViT(Settings):
     """A fraction `sparsity` of the windows skips each pair of blocks, one regular and one shifted.
 
-    Paper's symbol = name here: layerwise activation sparsity = `sparsity`, by stage and then by pair, as
-    in ((0.6,), (0,), (0.2, 0.4, 0.5), (0,)); one figure is for every pair of every stage.  Later pairs
-    drop a longer part of one ranking, so it does not fall within a stage.
+    Paper's symbol = name here: layerwise activation sparsity = `sparsity`, by stage and then by pair,
+    as in ((0.6,), (0,), (0.2, 0.4, 0.5), (0,)); one figure is for every pair of every stage.  Later
+    pairs drop a longer part of one ranking, so it does not fall within a stage.  Not in the paper:
+    other scores than the magnitude, and `completion`="map", a linear map in place of what the skipped
+    block adds.
     """
 
     sparsity: Sparsity | tuple[tuple[Sparsity, ...], ...] = 0.5
+    score: Literal["magnitude", "standout", "map-error"] = "magnitude"
+    completion: Literal["last", "map"] = "last"
     # A window that is dropped saves all its work, so even a small map gains.
     min_tokens: Annotated[int, Field(ge=0)] = 0
 
@@ -42,6 +47,8 @@ class SparseViT(Settings):
             for number, stage in enumerate(self.sparsity, 1):
                 if list(stage) != sorted(stage):
                     raise ValueError(f"sparsity falls within stage {number}: {list(stage)}")
+        if self.score == "map-error" and self.completion == "last":
+            raise ValueError("score='map-error' needs completion='map'")
         return self
 
     @property
@@ -56,17 +63,29 @@ class SparseViT(Settings):
         """`sparsity` of every pair, all stages in a row."""
         return tuple(s for stage in self.by_stage for s in stage)
 
+    def leads(self, layer: int) -> bool:
+        """Whether a block is the first of its stage that drops windows: it scores for the others."""
+        ends = list(accumulate(map(len, self.by_stage), initial=0))
+        first = max(end for end in ends if end <= layer // 2)
+        return layer % 2 == 0 and not any(self.by_pair[first : layer // 2])
+
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """A fifth, two fifths and three fifths of the windows everywhere."""
-        return tuple(cls(sparsity=fifths / 5) for fifths in (1, 2, 3))
+        """A fifth, two fifths and three fifths of the windows everywhere, as published and completed."""
+        published = tuple(cls(sparsity=fifths / 5) for fifths in (1, 2, 3))
+        return (*published, *(row.completed() for row in published))
+
+    def completed(self) -> Self:
+        """With a map in place of what is skipped."""
+        return self.model_copy(update={"score": "standout", "completion": "map"})
 
     def label(self) -> str:
         """The sparsity, by stage if it differs."""
+        more = f", {self.score}, map" if self.completion == "map" else ""
         if not isinstance(self.sparsity, tuple):
-            return f"drop {self.sparsity:.0%} of the windows"
+            return f"drop {self.sparsity:.0%} of the windows{more}"
         stages = ("-".join(f"{100 * s:.0f}" for s in stage) for stage in self.sparsity)
-        return f"drop {', '.join(stages)} % of the windows"
+        return f"drop {', '.join(stages)} % of the windows{more}"
 
     def resolved(self, available: Layers, depth: int) -> Self:
         """As it is: `fit` knows the stages."""

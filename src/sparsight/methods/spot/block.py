@@ -4,88 +4,97 @@
     x[stay] = block(x[stay])          who has left keeps its last value
 
 What a layer notes of its attention, the statistics of A among the tokens that are left, travels with
-them to the next stage.
+them to the next stage.  With completion, ours, a map makes of the last value what the dense model would.
 """
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Generator
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from sparsight.completions.linear import Regression, normalised
 from sparsight.errors import SparsightError
-from sparsight.families import Family
-from sparsight.methods.reduced import Reduced, ReducingBlock
-from sparsight.methods.spot.config import SPOT, weight_names
-from sparsight.methods.spot.relevance import described, relevance
+from sparsight.methods.parted import PartedBlock
+from sparsight.methods.reduced import CARRY, Reduced, map_name
+from sparsight.methods.spot.config import network_names
 from sparsight.ops.dynamics import sampled_statistics
-from sparsight.ops.partition import kept_count, rank, take
+from sparsight.ops.partition import kept_count, others, take, top
+from sparsight.scores.relevance import of_view
+from sparsight.scores.view import View
 
 
-@dataclass(frozen=True)
-class Noted(Reduced):
-    """Which tokens go on, and what is known of them."""
-
-    notes: dict[int, Tensor] = field(default_factory=dict)  # layer -> (b, k - prefix, statistics)
-
-
-class SpotBlock(ReducingBlock):
-    """A block from the first layer that is looked at; a stage's tensors are its network's weights."""
-
-    OWN: ClassVar = ReducingBlock.OWN | {"notes", "wanted"}
-
-    config: SPOT
-
-    def __init__(
-        self, original: Any, family: Family, prefix: int, config: SPOT, layer: int,
-        tensors: dict[str, Tensor],
-    ) -> None:  # fmt: skip
-        stages = config.named_stages
-        names = weight_names(layer) if layer in stages else ()
-        own = {name: tensors[name] for name in names}
-        super().__init__(original, family, prefix, config, layer, own)
-        self.notes = any(layer in config.noting(stage) for stage in stages)
-        self.wanted = {n for stage in stages if stage > layer for n in config.noting(stage)}
+class SpotBlock(PartedBlock):
+    """A block from the first that is looked at; a stage's tensors are its network's and the maps."""
 
     def idle(self, tokens: int) -> bool:
         """Whether all tokens stay to the end."""
-        return (
-            kept_count(tokens, self.config.retained(self.config.named_stages[-1]), self.prefix) == tokens
-        )
+        config = self._sparsight.config
+        last = config.retained(config.named_stages[-1])
+        return kept_count(tokens, last, self._sparsight.prefix) == tokens
 
-    def before(self, x: Tensor, state: Reduced) -> Reduced:
+    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
         """In a stage, all but the most relevant leave; their number is the same for every image."""
-        count = kept_count(x.shape[1], self.config.retained(self.layer), self.prefix)
-        if count >= state.rows.shape[1]:
+        if (stay := self.relevant(x, state)) is None:
             return state
-        notes = state.notes if isinstance(state, Noted) else {}
-        earlier = [notes[layer] for layer in self.config.noting(self.layer) if layer in notes]
-        if len(earlier) < len(self.config.noting(self.layer)):
+        own = stay[:, self._sparsight.prefix :] - self._sparsight.prefix
+        still = {n: take(note, own) for n, note in state.notes.items() if n in self.wanted()}
+        return replace(self.staying(x, state, stay), notes=still)
+
+    @torch.no_grad()  # a ranking has no gradient
+    def relevant(self, x: Tensor, state: Reduced) -> Tensor | None:
+        """Those of the tokens there that stay, in their own order; None if all do."""
+        config, layer, prefix = self._sparsight.config, self._sparsight.layer, self._sparsight.prefix
+        count = kept_count(x.shape[1], config.retained(layer), prefix)
+        if count >= state.rows.shape[1]:
+            return None
+        earlier = tuple(state.notes[n] for n in config.noting(layer) if n in state.notes)
+        if len(earlier) < len(config.noting(layer)):
             raise SparsightError(
-                f"layer {self.layer} does not know what the layers before have noted of the tokens: a "
+                f"layer {layer} does not know what the layers before have noted of the tokens: a "
                 "hook that returns a new tensor loses that (change it in place), and so does gradient "
                 "checkpointing with use_reentrant=True (choose False)"
             )
-        with torch.no_grad():  # a ranking has no gradient
-            patches = take(x, state.rows[:, self.prefix :])
-            score = relevance(described(patches, earlier), *self.tensors.values())
-            score = torch.cat([score.new_zeros(len(score), self.prefix), score], 1)
-            stay = rank(score, self.prefix)[:, :count].sort(1).values
-        own = stay[:, self.prefix :] - self.prefix
-        still = {layer: take(note, own) for layer, note in notes.items() if layer in self.wanted}
-        return Noted(state.rows.gather(1, stay), notes=still)
+        tokens, network = take(x, state.rows), {name: self.tensor(name) for name in network_names()}
+        view = View(tokens, normalised(tokens), prefix, tensors=network, notes=earlier)
+        return top(of_view(view), count, prefix).sort(1).values
 
     def after(
         self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
     ) -> tuple[Tensor, Tensor, Reduced]:
         """Nobody leaves here; what a later stage wants to know is noted."""
-        notes = state.notes if isinstance(state, Noted) else {}
-        notes = {layer: note for layer, note in notes.items() if layer in self.wanted}
-        if self.notes:
+        notes = {layer: note for layer, note in state.notes.items() if layer in self.wanted()}
+        config, layer = self._sparsight.config, self._sparsight.layer
+        if any(layer in config.noting(stage) for stage in config.named_stages):
             with torch.no_grad():
-                notes[self.layer] = self.statistics(q, k)
-        return x, tokens, Noted(state.rows, notes=notes)
+                found = sampled_statistics(q, k, self._sparsight.prefix, config.sample)
+                notes[layer] = found.flatten(2)
+        return x, tokens, replace(state, notes=notes)
 
-    def statistics(self, q: Tensor, k: Tensor) -> Tensor:
-        """The sampled statistics of all heads, one row for each patch token."""
-        return sampled_statistics(q, k, self.prefix, self.config.sample).flatten(2)
+    def wanted(self) -> set[int]:
+        """The layers whose notes a later stage reads."""
+        config, layer = self._sparsight.config, self._sparsight.layer
+        return {n for stage in config.named_stages if stage > layer for n in config.noting(stage)}
+
+    def completed_layers(self) -> tuple[int, ...]:
+        """The last layer and the taps to come."""
+        return self._sparsight.config.taps_of(self._sparsight.layer, self._sparsight.depth)
+
+    def fit(
+        self, x: Tensor, host: dict[str, Any], wanted: dict[int, Tensor]
+    ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
+        """The maps of one stage, from who leaves to the dense results of the layers in `wanted`."""
+        state: Reduced | None = getattr(x, CARRY, None)
+        found: dict[str, Tensor] = {}
+        stay = None if state is None else self.relevant(x, state)
+        if state is None or stay is None:
+            return found
+        rest = others(stay, state.rows.shape[1])
+        rows = state.rows.gather(1, rest)
+        leaving = take(x, rows)
+        for layer in self.completed_layers():
+            added = take(wanted[layer], rows) - leaving
+            read = normalised(leaving).flatten(0, 1)
+            found[map_name(layer)] = yield Regression(read, added.flatten(0, 1))
+        return found

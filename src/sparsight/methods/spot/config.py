@@ -1,22 +1,20 @@
 """The settings of SPOT, as plain data."""
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from sparsight.errors import PlanError
 from sparsight.methods.base import (
     Fraction,
     Layers,
     Settings,
     check_available,
     check_everywhere,
+    check_rising,
+    listed,
     quarters,
 )
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from sparsight.families import Family
 
 
 class SPOT(Settings):
@@ -24,7 +22,7 @@ class SPOT(Settings):
 
     A small network ranks them before each stage; the plan brings its weights.  It reads a token's
     embedding and the attention statistics of the layer before and of `history` earlier ones.  One
-    training serves every `rho`.
+    training serves every `rho`.  Not in the paper: `completion`="map" and `taps`, as in early exit.
     """
 
     stages: Layers | None = None  # None: at one, two and three quarters of the depth
@@ -32,6 +30,13 @@ class SPOT(Settings):
     history: Annotated[int, Field(ge=0)] = 1
     hidden: Annotated[int, Field(ge=1)] = 32  # width of the network
     sample: Annotated[int, Field(ge=1)] = 32  # queries and keys that the statistics are taken from
+    completion: Literal["last", "map"] = "last"
+    taps: Layers = ()
+
+    @field_validator("stages", "taps", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return listed(value)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -42,6 +47,9 @@ class SPOT(Settings):
                 raise ValueError(f"stages must rise and not repeat, not {list(self.stages)}")
             if self.stages[0] == 0:
                 raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
+        check_rising(self.taps, "taps")
+        if self.taps and self.completion == "last":
+            raise ValueError("taps need completion='map'")
         return self
 
     @property
@@ -63,12 +71,27 @@ class SPOT(Settings):
         """With `stages` as numbers."""
         check_everywhere(available, depth, "SPOT")
         stages = quarters(depth) if self.stages is None else self.stages
-        check_available(stages, available, depth)
+        check_available((*stages, *self.taps), available, depth)
+        if self.taps and self.taps[0] < stages[0]:
+            raise PlanError(
+                f"no token has left by layer {self.taps[0]}: taps are layers from {stages[0]} on, and "
+                "the others need none"
+            )
         return self.model_copy(update={"stages": stages})
+
+    def completed(self) -> Self:
+        """With a map in place of what is skipped."""
+        return self.model_copy(update={"completion": "map"})
 
     def label(self) -> str:
         """The share that stays in each stage."""
-        return f"rho {self.rho:g}"
+        return f"rho {self.rho:g}" + ", map" * (self.completion == "map")
+
+    def taps_of(self, layer: int, depth: int) -> Layers:
+        """The layers in whose results those who do not enter `layer` are completed."""
+        if self.completion == "last":
+            return ()
+        return (*(tap for tap in self.taps if layer <= tap < depth - 1), depth - 1)
 
     def changed_layers(self, available: Layers) -> Layers:
         """All from the first that is looked at."""
@@ -76,23 +99,12 @@ class SPOT(Settings):
         return tuple(layer for layer in available if layer >= first)
 
 
-def weight_names(stage: int) -> tuple[str, str, str]:
-    """Under which names the network before layer `stage` is saved: weight, bias, and last weights."""
-    return f"spot.{stage}.inner.weight", f"spot.{stage}.inner.bias", f"spot.{stage}.outer.weight"
+def network_names() -> tuple[str, str, str]:
+    """The tensors of the network before a stage: weight, bias, and last weights."""
+    return "inner.weight", "inner.bias", "outer.weight"
 
 
-def tensors(config: SPOT, model: "nn.Module", family: "Family") -> dict[str, tuple[int, ...]]:
-    """The networks a plan must bring, one for each stage."""
-    from sparsight.ops.dynamics import statistic_names
-
-    blocks, shapes = family.blocks(model), dict[str, tuple[int, ...]]()
-    each = len(statistic_names(family.prefix_tokens(model)))
-    for stage in config.named_stages:
-        read = sum(family.heads(blocks[layer]) * each for layer in config.noting(stage))
-        inner, bias, outer = weight_names(stage)
-        shapes |= {
-            inner: (config.hidden, family.dim(blocks[stage]) + read),
-            bias: (config.hidden,),
-            outer: (config.hidden,),
-        }
-    return shapes
+def network_shapes(config: SPOT, dim: int, statistics: int) -> dict[str, tuple[int, ...]]:
+    """Their shapes, for tokens of width `dim` and so many statistics of each."""
+    inner, bias, outer = network_names()
+    return {inner: (config.hidden, dim + statistics), bias: (config.hidden,), outer: (config.hidden,)}

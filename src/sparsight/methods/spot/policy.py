@@ -12,17 +12,16 @@ times 1 in the queries: attention stays the fused one, without N x N forward or 
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from sparsight.families import Family
-from sparsight.methods.spot.config import SPOT, weight_names
-from sparsight.methods.spot.relevance import described, relevance
-from sparsight.methods.wrapped import WrappedBlock
+from sparsight.inplace import Change
+from sparsight.methods.site import Site
 from sparsight.ops.dynamics import sampled_statistics
+from sparsight.scores.relevance import described, relevance
 
 CARRY = "_sparsight_policy"
 HIDDEN = 1e-6
@@ -45,83 +44,68 @@ class Policy:
     notes: dict[int, Tensor]  # layer -> (b, patches, f), of the tokens that were there
 
 
-def shift_name(stage: int) -> str:
-    """The name of (a, c) of a stage among the trained tensors."""
-    return f"spot.{stage}.shift"
+class PolicyBlock(Change):
+    """Runs the host's block under the policy; what is trained is shared by all of them."""
 
+    _sparsight: Site
 
-class PolicyBlock(WrappedBlock):
-    """Runs `original` under the policy; its tensors are the stage's weights and shift."""
-
-    OWN: ClassVar = WrappedBlock.OWN | {"draw"}
-
-    config: SPOT
-    draw: Draw
-
-    def __init__(
-        self, original: Any, family: Family, prefix: int, config: SPOT, layer: int,
-        tensors: dict[str, Tensor],
-    ) -> None:  # fmt: skip
-        stage = layer in config.named_stages
-        names = (*weight_names(layer), shift_name(layer)) if stage else ()
-        own = {name: tensors[name] for name in names}
-        super().__init__(original, family, prefix, config, layer, own)
-
-    def forward(self, x: Tensor, *args: Any, **host: Any) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """All tokens as (b, n, c) or as the host has them, with a `Policy` beside them."""
-        host |= zip(self.arguments, args, strict=False)
+        site, (x, host) = self._sparsight, self.bound(args, kwargs)
+        config, family = site.config, site.family
         rows = x.flatten(1, -2)
         before: Policy | None = getattr(x, CARRY, None)
         keep = before.keep if before else rows.new_ones(rows.shape[:2])
         notes = before.notes if before else {}
-        if self.tensors:
+        if site.layer in config.named_stages:
             keep = self._decided(rows, keep, notes)
 
-        parts = self.family.parts
-        tables = {k: host[k] for k in self.family.per_token if host.get(k) is not None}
+        parts, attn = family.parts, family.parts.attention(self)
+        tables = {k: host[k] for k in family.per_token if host.get(k) is not None}
         h = parts.norm(self, rows)
-        q, k, v = parts.qkv(self, h, **tables)
-        if any(self.layer in self.config.noting(stage) for stage in self.config.named_stages):
-            notes = notes | {self.layer: self._noted(q, k, keep)}
+        q, k, v = parts.qkv(attn, h, **tables)
+        if any(site.layer in config.noting(stage) for stage in config.named_stages):
+            notes = notes | {site.layer: self._noted(q, k, keep)}
         out = policed_attention(q, k, v, keep).transpose(1, 2)
-        new = parts.mlp(self, parts.residual(self, rows, parts.merge(self, out, h)))
+        new = parts.mlp(self, parts.residual(self, rows, parts.merge(attn, out, h)))
         whole = (rows + keep[..., None].to(new.dtype) * (new - rows)).view(x.shape)
         setattr(whole, CARRY, Policy(keep, notes))
         return whole
 
     def _here(self, keep: Tensor) -> list[Tensor]:
         """For each image, the places of the patch tokens that are still there."""
-        return [image.nonzero()[:, 0] for image in keep.detach()[:, self.prefix :] > 0.5]
+        return [image.nonzero()[:, 0] for image in keep.detach()[:, self._sparsight.prefix :] > 0.5]
 
     @torch.no_grad()
     def _noted(self, q: Tensor, k: Tensor, keep: Tensor) -> Tensor:
         """The statistics among the tokens still there, as at run time; zero for the others."""
-        always = torch.arange(self.prefix, device=q.device)
-        notes = []
+        prefix, notes = self._sparsight.prefix, []
+        always = torch.arange(prefix, device=q.device)
         for image, here in enumerate(self._here(keep)):
-            seen = torch.cat([always, here + self.prefix])
+            seen = torch.cat([always, here + prefix])
             one, other = (x[image : image + 1].index_select(2, seen) for x in (q, k))
-            found = sampled_statistics(one, other, self.prefix, self.config.sample).flatten(2)[0]
-            all_patches = found.new_zeros(q.shape[2] - self.prefix, found.shape[1])
+            found = sampled_statistics(one, other, prefix, self._sparsight.config.sample).flatten(2)[0]
+            all_patches = found.new_zeros(q.shape[2] - prefix, found.shape[1])
             notes.append(all_patches.index_copy(0, here, found))
         return torch.stack(notes)
 
     def _decided(self, rows: Tensor, keep: Tensor, notes: dict[int, Tensor]) -> Tensor:
         """`keep` without the tokens that leave here.  The network reads tokens and cannot steer them."""
-        *weights, (slope, offset) = self.tensors.values()
-        patches = rows.detach()[:, self.prefix :]
-        rho = torch.tensor(self.draw.rho, device=rows.device)
-        uniform = torch.rand(patches.shape[:2], generator=self.draw.generator).to(rows.device)
+        site, (draw, networks) = self._sparsight, self._sparsight.shared
+        *weights, (slope, offset) = networks[site.layer]
+        patches = rows.detach()[:, site.prefix :]
+        rho = torch.tensor(draw.rho, device=rows.device)
+        uniform = torch.rand(patches.shape[:2], generator=draw.generator).to(rows.device)
         noise = torch.logit(uniform, 1e-6) + slope * torch.logit(rho, 1e-6) + offset
         stays = []
         for image, here in enumerate(self._here(keep)):
-            earlier = [notes[layer][None, image, here] for layer in self.config.noting(self.layer)]
+            earlier = [notes[layer][None, image, here] for layer in site.config.noting(site.layer)]
             read = described(patches[image : image + 1, here], earlier)
             soft = torch.sigmoid(relevance(read, *weights)[0] + noise[image, here])
             hard = ((soft > 0.5) | (soft == soft.max())).float()  # at least one stays
             # Who has left before counts as staying, so that the gradient of having left passes on.
             stays.append(torch.ones_like(noise[0]).index_copy(0, here, hard + soft - soft.detach()))
-        return keep * torch.cat([keep.new_ones(len(keep), self.prefix), torch.stack(stays)], 1)
+        return keep * torch.cat([keep.new_ones(len(keep), site.prefix), torch.stack(stays)], 1)
 
 
 def policed_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> Tensor:

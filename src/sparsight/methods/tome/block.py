@@ -12,32 +12,26 @@ Our choice where the paper classifies and needs no dense output: every token get
 was merged into ("un-merging").
 """
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparsight.methods.reduced import Reduced, ReducingBlock
-from sparsight.methods.tome.config import ToMe
+from sparsight.methods.parted import PartedBlock
+from sparsight.methods.reduced import Reduced
 from sparsight.ops.partition import take
 
 ROWS_AT_ONCE = 256  # of A against all of B: no matrix of all pairs in memory
 
 
-class MergingBlock(ReducingBlock):
+class MergingBlock(PartedBlock):
     """A block of ToMe."""
-
-    OWN: ClassVar = ReducingBlock.OWN
-
-    config: ToMe
 
     def after(
         self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
     ) -> tuple[Tensor, Tensor, Reduced]:
         """Merge r tokens, or half of what is left if that is less."""
-        prefix, patches = self.prefix, tokens.shape[1] - self.prefix
-        r = min(round(self.config.merge * (x.shape[1] - prefix)), patches // 2)
+        prefix, merge_ = self._sparsight.prefix, self._sparsight.config.merge
+        r = min(round(merge_ * (x.shape[1] - prefix)), (tokens.shape[1] - prefix) // 2)
         if r == 0:
             return x, tokens, state
         order, target = match(k.mean(1)[:, prefix:])

@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 
 from sparsight.plan import Data
-from sparsight.stages.search.trials import INFEASIBLE
+from sparsight.stages.search.space import INFEASIBLE
 
 
 class EvolutionSampler(optuna.samplers.BaseSampler):

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsight.files import write_json
-from sparsight.methods import method_of
+from sparsight.methods import Settings
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -16,7 +16,8 @@ from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.compare import Judge, measured
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import evaluating
-from sparsight.stages.search.trials import INFEASIBLE, Trial
+from sparsight.stages.search.space import INFEASIBLE
+from sparsight.stages.search.trials import Trial
 
 FRONT, FRONT_FILE = "front", "front.json"
 FINALISTS = 8  # points of the front that are run end to end
@@ -39,10 +40,10 @@ def finalists(front: Sequence[Trial]) -> list[Trial]:
     return [front[round(place * (len(front) - 1) / (FINALISTS - 1))] for place in range(FINALISTS)]
 
 
-def plan_of(trial: Trial, plan: Plan) -> Plan:
-    """`plan` with the settings of a trial."""
-    settings = method_of(plan.method).config.model_validate(json.loads(trial.key))
-    return plan.with_(method=settings)
+def settings_of(trial: Trial, plan: Plan) -> Settings:
+    """The settings of a trial, of the plan's method."""
+    (method,) = plan.methods
+    return type(method).model_validate(json.loads(trial.key))
 
 
 def run_front(
@@ -61,7 +62,7 @@ def run_front(
     for place, (plan, trial) in enumerate(zip(plans, trials, strict=True), 1):
         taken = timing.summary(times[place])
         rows.append(
-            {"point": f"{place - 1:02d}", "setting": plan.method.label()}
+            {"point": f"{place - 1:02d}", "setting": plan.label}
             | {"predicted_ms": trial.latency_ms, "search_error": trial.error}
             | taken
             | {"speedup": dense / taken["latency_ms"], "gflops": counts[place]}

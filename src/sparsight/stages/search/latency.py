@@ -17,9 +17,16 @@ from torch import Tensor, nn
 from sparsight.attach import apply, family_in
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
-from sparsight.methods import SVE, Settings, map_name, method_of, projector_name
+from sparsight.fit import named_shapes, with_layers
+from sparsight.inplace import argument_names, change
+from sparsight.methods import SVE, Settings, method_of
+from sparsight.methods.site import Site
+from sparsight.methods.sve.attention import SparseAttention
+from sparsight.methods.sve.pattern import Pattern
 from sparsight.plan import Plan
+from sparsight.scores import SCORES
 from sparsight.stages import timing
+from sparsight.stages.bench import blank
 from sparsight.stages.measure import fused
 
 REPEATS = 5
@@ -83,11 +90,16 @@ class Latency:
         if settings is None:
             call, key = (lambda: self.family.features(self.model, self.picture)), WHOLE
         else:
-            changed = apply(copy.deepcopy(self.model), self.plan.with_(method=settings))
+            changed = apply(copy.deepcopy(self.model), self._blank(settings))
             call = lambda: self.family.features(changed, self.picture)  # noqa: E731
             key = f"{method_of(settings).name} {settings.model_dump_json()}"
         with fused(self.model):
             return self.table.of({key: call}, self.picture.device)[key]
+
+    def _blank(self, settings: Settings) -> Plan:
+        """The plan with other settings, and zeros for maps that they need: the time is the same."""
+        plan = with_layers(self.plan.changed(settings), self.model, self.family)
+        return blank(plan, named_shapes(plan, self.model, self.family))
 
     def by_blocks(self, settings: SVE) -> float:
         """The dense model, less its blocks where it is sparse, plus those as they would run."""
@@ -101,9 +113,9 @@ class Latency:
         """Milliseconds of one block, dense and sparse; measured once for all blocks of its shape."""
         blocks = self.family.blocks(self.model)
         shape = f"{type(blocks[layer]).__name__} {self.family.dim(blocks[layer])} wide"
-        queries, keys, mlp = settings.kept_at(layer)
-        way = f"queries {queries:.6g} keys {keys:.6g} mlp {mlp:.6g} " + (
-            "reuses" if follows else f"{settings.scorer} 1/{settings.sample_every}"
+        queries, keys = settings.kept_at(layer)
+        way = f"queries {queries:.6g} keys {keys:.6g} {settings.completion} " + (
+            "reuses" if follows else f"{settings.score} 1/{settings.sample_every}"
         )
         names = {"dense": f"{shape}: dense", "sparse": f"{shape}: {way}"}
         if not set(names.values()) <= self.table.ms.keys():
@@ -123,32 +135,33 @@ class Latency:
                 self.family.features(self.model, self.picture)
         finally:
             handle.remove()
-        (x, *args), host = seen[0]
-        queries, keys, mlp = settings.kept_at(layer)
-        fractions = {"keep": keys, "keep_queries": queries, "mlp_keep": mlp, "min_tokens": 0}
-        pair = (layer, layer + 1)  # a leader, and the same block once more in the place after it
+        (args, host), attn = seen[0], self.family.parts.attention
+        sparse = copy.deepcopy(blocks[layer])
+        queries, keys = settings.kept_at(layer)
+        pair = (layer - 1, layer)  # a leader, and this block as if it came after it
         config = settings.model_copy(
-            update={**fractions, "layers": pair, "groups": (pair,) if follows else ()}
-        )
-        method, prefix = method_of(settings), self.family.prefix_tokens(self.model)
-        wrapped = [
-            method.wrap(blocks[layer], self.family, prefix, config, n, self._tensors(layer))
-            for n in pair
-        ]
-        if not follows:
-            return {
-                "dense": lambda: blocks[layer](x, *args, **host),
-                "sparse": lambda: wrapped[0](x, *args, **host),
-            }
-        with torch.no_grad():
-            handed = wrapped[0](x, *args, **host)
+            update={"keep": keys, "keep_queries": queries, "min_tokens": 0, "layers": pair,
+                    "groups": (pair,) if follows else ()}
+        )  # fmt: skip
+        shared = Pattern() if follows else None
+        site = Site(
+            self.family, self.family.prefix_tokens(self.model), config, layer, len(blocks),
+            argument_names(attn(sparse)), shared,
+        )  # fmt: skip
+        change(attn(sparse), SparseAttention, site, self._tensors(layer, settings))
+        if shared is not None:
+            n = args[0][0, ..., 0].numel()
+            count = max(attn(sparse).counts(n))
+            shared.give(torch.arange(count, device=args[0].device).expand(len(args[0]), count), n)
         return {
-            "dense": lambda: blocks[layer](x, *args, **host),
-            "sparse": lambda: wrapped[1](handed, *args, **host),
+            "dense": lambda: blocks[layer](*args, **host),
+            "sparse": lambda: sparse(*args, **host),
         }
 
-    def _tensors(self, layer: int) -> dict[str, Tensor]:
-        """Stand-ins of the right shape for what a plan brings to `layer` and the place after it."""
-        dim, pair = self.family.dim(self.family.blocks(self.model)[layer]), (layer, layer + 1)
-        projectors = {projector_name(n): self.picture.new_zeros(dim) for n in pair}
-        return projectors | {map_name(n): self.picture.new_zeros(dim + 1, dim) for n in pair}
+    def _tensors(self, layer: int, settings: SVE) -> dict[str, Tensor]:
+        """Stand-ins of the right shape for what a plan brings to `layer`."""
+        dim = self.family.dim(self.family.blocks(self.model)[layer])
+        shapes = SCORES[settings.score].tensors(dim)
+        if settings.completion == "map":
+            shapes = shapes | {"map": (dim + 1, dim)}
+        return {name: self.picture.new_zeros(shape) for name, shape in shapes.items()}

@@ -8,19 +8,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.attach import applied, apply, family_in, identity, resolve, restore
+from sparsight.attach import applied, as_plan, family_in
 from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
+from sparsight.fit import resolve
+from sparsight.identity import identity
 from sparsight.images import Images, Reader
-from sparsight.methods import SPOT, SVE, Settings, SparseViT, map_name
+from sparsight.methods import SPOT, SVE, Settings, SparseViT, tensor_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
+from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.compare import Judge, by_features
+from sparsight.stages.complete import complete
 from sparsight.stages.measure import name
-from sparsight.stages.route import fit_maps
 from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
@@ -79,27 +82,27 @@ def search(
     check_writable(out)
     settings = settings or Search()
     searched, reported = Part(images, 0), Part(images, 1)
-    base = start.method if start is not None else (method or SVE())
-    family = family_in(model)
-    plan = Plan(method=base, model=identity(model, family), source=source, versions=timing.versions())
-    picture = _picture(model, images)
+    family, plan = family_in(model), start or as_plan(method or SVE())
+    if len(plan.methods) > 1:
+        raise PlanError(f"a search is over the settings of one method, and the plan has {plan.name}")
     plan = plan.with_(
-        weights=start.weights if start else None, resolution=(picture.shape[2], picture.shape[3])
+        model=identity(model, family), source=source, versions=timing.versions(), layers=(), reasons=()
     )
+    picture = _picture(model, images)
+    plan = plan.with_(resolution=(picture.shape[2], picture.shape[3]), recipe={})
     count = min(SEARCH_IMAGES, len(searched))
-    damage = Damage(model, searched, count)
-    plan = with_maps(plan, model, searched, count)
+    damage, bench = Damage(model, searched, count), bench_of(model, searched, count)
     space = space_of(model, plan, searched, damage, count)
     latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
     recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), list(space.genes)]
     trials = run_trials(
         space, settings, latency,
-        lambda chosen: 0.0 if chosen is None else damage(plan.with_(method=chosen)),
+        lambda chosen: 0.0 if chosen is None else damage(fitted(plan, chosen, bench)),
         out, hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16],
         within=_within(budget, latency) if settings.preset == "evolution" else lambda _: True,
     )  # fmt: skip
     points = fronts.finalists([t for t in fronts.pareto(trials) if t.key != "dense"])
-    plans = [fronts.plan_of(point, plan) for point in points]
+    plans = [fitted(plan, fronts.settings_of(point, plan), bench) for point in points]
     quality_name, judged = judge or ("cosine to the dense features", by_features(reported, max_images))
     rows = fronts.run_front(model, picture, plans, points, REPEATS, judged)
     fronts.save_front(out, plans, _result(model, picture, quality_name, settings, trials, rows))
@@ -117,50 +120,34 @@ def search(
     return chosen
 
 
-def with_maps(plan: Plan, model: nn.Module, images: Images, count: int) -> Plan:
-    """An SVE plan with a map for every layer in which tokens may skip the MLP."""
-    if not isinstance(plan.method, SVE):
-        return plan
-    layers = family_in(model).global_layers(model)
-    missing = [n for n in layers if map_name(n) not in plan.weights]
-    fitted: dict[str, Tensor] = {}
-    if missing:
-        adapted = any(name.startswith("model.") for name in plan.weights)
-        if adapted:  # the MLPs are then those of the plan
-            apply(model, plan.with_(method=plan.sve.model_copy(update={"mlp_keep": 1.0})))
-        try:
-            fitted = fit_maps(model, images, missing, count)
-        finally:
-            if adapted:
-                restore(model)
-    return plan.with_(method=plan.sve.routed(1 / 4), weights=fitted)
+def fitted(plan: Plan, chosen: Settings, bench: Bench) -> Plan:
+    """`plan` with other settings of its method, and with what completes them fitted anew."""
+    return complete(bench, plan.changed(chosen))
 
 
 def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:
     """What may be chosen for the plan's method."""
-    if isinstance(plan.method, SparseViT):
+    if windows := plan.find(SparseViT):
         resolve(plan, model, family_in(model))  # refused before any work if it does not fit
-        return window_space(model, plan.method, _picture(model, images))
-    if isinstance(plan.method, SPOT):
-        resolved: Any = resolve(plan, model, family_in(model)).method
-        return SPOTSpace(resolved)
-    if not isinstance(plan.method, SVE):
-        raise PlanError(
-            f"there is no search for {type(plan.method).__name__}: use SVE, SPOT or SparseViT"
-        )
+        return window_space(model, windows, _picture(model, images))
+    if plan.find(SPOT):
+        return SPOTSpace(resolve(plan, model, family_in(model)).one(SPOT))
+    if plan.find(SVE) is None:
+        raise PlanError(f"there is no search for {plan.name}: use SVE, SPOT or SparseViT")
     base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})
     layers = family_in(model).global_layers(model)
-    if base.scorer == "linear":  # only layers with a projector can rank by one
-        layers = tuple(n for n in layers if f"sve.projector.{n}" in plan.weights)
-    single = [base.model_copy(update={"layers": (n,), "keep": 1 / 8, "mlp_keep": 1.0}) for n in layers]
-    damages = {n: damage(plan.with_(method=one)) for n, one in zip(layers, single, strict=True)}
+    if base.score == "linear":  # only layers with a projector can rank by one
+        layers = tuple(n for n in layers if tensor_name("sve", n, "projector") in plan.weights)
+    alone = base.model_copy(update={"keep": 1 / 8, "completion": "none"})
+    single = [alone.model_copy(update={"layers": (n,)}) for n in layers]
+    damages = {n: damage(plan.changed(one)) for n, one in zip(layers, single, strict=True)}
     return sve_space(base, damages, analyze(model, images, count))
 
 
 def _picture(model: nn.Module, images: Images) -> Tensor:
     """The picture that is timed, as a batch of one."""
     like = next(model.parameters())
-    return next(Reader(images).spread(1))[None].to(like.device, like.dtype)
+    return Reader(images).read(0)[None].to(like.device, like.dtype)
 
 
 def _within(budget: Budget, latency: Latency) -> Any:

@@ -10,6 +10,7 @@ from sparsight.stages.select import choose_groups
 
 Values = Mapping[str, int]  # gene -> number of its allele
 DENSE = None  # the allele of a layer that stays as it is
+INFEASIBLE = 1e9  # the error of a choice outside the limits
 
 
 class Space(Protocol):
@@ -26,25 +27,25 @@ class Space(Protocol):
         """Sensible choices to begin with."""
 
 
-KEEP, MLP_KEEP = (1 / 4, 3 / 16, 1 / 8, 1 / 16), (1.0, 1 / 4)
+KEEP = (1 / 4, 3 / 16, 1 / 8, 1 / 16)
 OVERLAPS = (None, 0.7, 0.5)  # from which overlap on consecutive layers share a pattern
 
 
 @dataclass(frozen=True)
 class SVESpace:
-    """For every layer: dense, or how many keys it keeps and how many tokens go through its MLP.
+    """For every layer: dense, or how many keys it keeps.
 
     One more gene says from which overlap on layers reuse a pattern instead of predicting one.
     """
 
-    base: SVE  # what is not searched: scorer, queries, sample
+    base: SVE  # what is not searched: score, queries, sample, completion
     ranking: tuple[int, ...]  # the layers that can become sparse, the least harmful first
     overlap_of: Callable[[int, int], float]
 
     @property
     def genes(self) -> dict[str, Sequence[Any]]:
         """One for every layer, and the overlap."""
-        alleles = [DENSE, *((keep, mlp) for mlp in MLP_KEEP for keep in KEEP)]
+        alleles = [DENSE, *KEEP]
         return {f"layer.{n}": alleles for n in sorted(self.ranking)} | {"reuse": OVERLAPS}
 
     def settings(self, values: Values) -> SVE | None:
@@ -58,8 +59,7 @@ class SVESpace:
         return self.base.model_copy(
             update={
                 "layers": tuple(sparse),
-                "keep": tuple(keep for keep, _ in sparse.values()),
-                "mlp_keep": tuple(mlp for _, mlp in sparse.values()),
+                "keep": tuple(sparse.values()),
                 "groups": groups,
             }
         )
@@ -68,7 +68,7 @@ class SVESpace:
         """The least harmful third, half, three quarters and all layers, at two fractions each."""
         counts = {max(1, round(len(self.ranking) * share)) for share in (1 / 3, 1 / 2, 3 / 4, 1)}
         alleles = list(self.genes[f"layer.{self.ranking[0]}"])
-        wanted = [(3 / 16, 1.0), (1 / 8, 1.0), (3 / 16, 1 / 4)]
+        wanted = [3 / 16, 1 / 8]
         return [
             {f"layer.{n}": alleles.index(kept) if n in self.ranking[:count] else 0 for n in self.ranking}
             | {"reuse": 0}

@@ -16,10 +16,9 @@ from sparsight.errors import SparsightError
 from sparsight.methods import Settings
 from sparsight.plan import Data
 from sparsight.stages.progress import track
-from sparsight.stages.search.space import Space
+from sparsight.stages.search.space import INFEASIBLE, Space
 
 JOURNAL = "search.journal"
-INFEASIBLE = 1e9  # the error of a choice outside the limits
 DUPLICATES = 20  # so many choices in a row that were known end the search: there is nothing new
 
 

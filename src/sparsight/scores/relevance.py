@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsight.scores.view import View
+
 FLOOR = 1e-3  # of even attention: what is smaller counts as this
 TINY = 1e-6  # a statistic that is the same for all tokens has no spread
 
@@ -34,3 +36,10 @@ def relevance(
 ) -> Float[Tensor, "b p"]:
     """r of each token; only its order within an image matters."""
     return (F.gelu(F.linear(read, weight, bias)) @ outer).float()
+
+
+def of_view(view: View) -> Float[Tensor, "b n"]:
+    """r by the network (inner weight, inner bias, outer weight) of the view, 0 for prefix tokens."""
+    read = described(view.tokens[:, view.prefix :], list(view.notes))
+    found = relevance(read, *view.tensors.values())
+    return torch.cat([found.new_zeros(len(found), view.prefix), found], 1)

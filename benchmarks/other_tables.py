@@ -1,0 +1,136 @@
+"""Other tables: attention statistics, salience, memory, SAM 2, tasks, the encoder, the families."""
+
+from typing import Any
+
+from markdown import rows, setting
+
+
+def sam2(result: dict[str, Any]) -> str:
+    """Speedups over the fastest dense form of the same run, and what the FLOPs allow."""
+    header = ["", "resolution", "latency", "in global blocks", "speedup", "GFLOPs", "FLOP limit"]
+    lines = [
+        [
+            row["arm"], row["resolution"], f"{row['latency_ms'] / 1e3:.2f} s",
+            f"{row['global_blocks_s']:.2f} s", f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
+            f"{row['limit']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    return (
+        setting(p, f"`{p['model']}`", "random weights: only speed is meant")
+        + "\n\n"
+        + rows(header, lines)
+    )
+
+
+def memory(result: dict[str, Any]) -> str:
+    header = ["resolution", "tokens", "peak above the model", "one full attention map"]
+    lines = [
+        [
+            row["resolution"],
+            str(row["tokens"]),
+            f"{row['peak_mb']:.0f} MB",
+            f"{row['full_map_mb']:.0f} MB",
+        ]
+        for row in result["rows"]
+    ]
+    p = result["protocol"]
+    return f"*{p['model']}, {p['dtype']}, batch 1; {p['machine']}.*\n\n" + rows(header, lines)
+
+
+def recall(found: dict[str, Any]) -> str:
+    """Indicator, overlap and recall of each layer (Fig. 4 and 5)."""
+    scorers = sorted({name for layer in found["layers"] for name in layer["recall"]})
+    at = found["kept_fractions"].index(1 / 8)
+    header = ["layer", "indicator s", "top 1/8 share", "overlap with the layer before"]
+    header += [f"recall, {name}" for name in scorers]
+    lines = []
+    for n, layer in enumerate(found["layers"]):
+        curves = layer["recall"]
+        lines.append(
+            [
+                str(layer["layer"]), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
+                f"{found['overlap'][n - 1][n]:.2f}" if n else "-",
+                *(f"{curves[s][at]:.3f}" if s in curves else "-" for s in scorers),
+            ]
+        )  # fmt: skip
+    note = f"*{found['images']} images, {found['tokens']} tokens; recall of the top 1/8 in the kept 1/8*"
+    return note + "\n\n" + rows(header, lines)
+
+
+def encoder(facts: dict[str, Any]) -> str:
+    """What the embedded encoder scores on scenes it was not trained on."""
+    held_out = facts["held_out"]
+    lines = [
+        [size, str(held_out["scenes"]), f"{score['miou']:.3f}", f"{score['accuracy']:.3f}"]
+        for size, score in held_out["scores"].items()
+    ]
+    note = f"*{facts['parameters'] / 1e6:.1f} M parameters, trained on {facts['machine']}.*"
+    return note + "\n\n" + rows(["resolution", "scenes", "foreground mIoU", "accuracy"], lines)
+
+
+def salience(result: dict[str, Any]) -> str:
+    """Which error of the features tells what harms the task, layer by layer."""
+    powers = list(result["correlation"])
+    header = ["sparse layer", "divergence on objects, x 1000", "on background, x 1000"]
+    header += [f"error, power {p}" for p in powers]
+    lines = [
+        [
+            str(row["layer"]), f"{1e3 * row['kl_objects']:.1f}", f"{1e3 * row['kl_background']:.2f}",
+            *(f"{row[f'error_{p}']:.3f}" for p in powers),
+        ]
+        for row in result["layers"]
+    ]  # fmt: skip
+    ranks = [f"{result['correlation'][p]:.2f}" for p in powers]
+    lines.append(["rank correlation with objects", "", "", *ranks])
+    at = result["protocol"]["ranking"]
+    return f"*{at['scenes']} scenes at {at['resolution']}.*\n\n" + rows(header, lines)
+
+
+def salience_learning(result: dict[str, Any]) -> str:
+    """What a distillation with and without the weights does to objects and background."""
+    header = ["", "divergence on objects, x 1000", "on background, x 1000", "error, power 0", "power 8"]
+    lines = [
+        [
+            row["name"], f"{1e3 * row['kl_objects']:.1f}", f"{1e3 * row['kl_background']:.2f}",
+            f"{row['error_0']:.3f}", f"{row['error_8']:.3f}",
+        ]
+        for row in result["learning"]
+    ]  # fmt: skip
+    at = result["protocol"]["learning"]
+    note = f"*{at['steps']} steps; {at['scenes']} scenes at {at['resolution']}; layers {at['layers']}.*"
+    return note + "\n\n" + rows(header, lines)
+
+
+def tasks(result: dict[str, Any]) -> str:
+    """Dense, sparse, difference and its interval, of every task in the file."""
+    parts = []
+    for task in ("features", "segmentation"):
+        found = result[task]
+        p = found["protocol"]
+        note = f"*{task}: {p['images']} images at {p['resolution']}"
+        if "training_images" in p:
+            note += f", probe trained on {p['training_images']}"
+        note += f"; {p['machine']}; PyTorch {p['versions']['torch']}, timm {p['versions']['timm']}.*"
+        lines = []
+        for row in [*found["details"], *found["scores"]]:
+            figures = [row[key] for key in ("dense", "sparse", "difference")]
+            name = f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]
+            span = f"{row['low']:+.4f} to {row['high']:+.4f}"
+            lines.append([name, *(f"{figure:.4f}" for figure in figures), span])
+        header = ["", "dense", "sparse", "difference", p["interval"].split(",")[0] + " interval"]
+        parts.append(note + "\n\n" + rows(header, lines))
+    return "\n\n".join(parts)
+
+
+def families() -> str:
+    """The supported families, from the registry: what is in each family's own file."""
+    from sparsight.families import FAMILIES
+
+    header = ["family", "library", "examples", "becomes sparse", "not supported, or dense"]
+    lines = [
+        [f"`{f.name}`", f"{f.library} {f.verified_with}", f.examples, f.sparse, f.refused]
+        for f in FAMILIES
+    ]
+    return rows(header, lines).replace("---:", "---")

@@ -1,0 +1,225 @@
+"""`sparsight optimize`: one pipeline for every method, and the search under a budget."""
+
+from enum import StrEnum
+from json import JSONDecodeError, loads
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sparsight.cli.app import app, say
+from sparsight.cli.options import (
+    CheckpointOption,
+    JsonOption,
+    MaxImagesOption,
+    ModelArgument,
+    ModuleOption,
+    PretrainedOption,
+    ResolutionOption,
+    checked,
+    open_model,
+    write,
+)
+from sparsight.cli.report import finish, remember_command
+from sparsight.cli.search import (
+    LatencyOption,
+    MaxLossOption,
+    PresetOption,
+    SeedOption,
+    SpeedupOption,
+    StartOption,
+    TableOption,
+    TrialsOption,
+    images_or_refused,
+    pictures_of_demo,
+    run_search,
+)
+from sparsight.errors import SparsightError
+from sparsight.images import parse_resolution
+
+
+class SelectBy(StrEnum):
+    """How `optimize` chooses layers."""
+
+    damage = "damage"
+    indicator = "indicator"
+
+
+class Train(StrEnum):
+    """Which weights the distillation changes."""
+
+    blocks = "blocks"
+    all = "all"
+
+
+@app.command()
+def optimize(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
+    images: Annotated[
+        Path | None, typer.Option(help="folder of unlabelled images", show_default=False)
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine  [default: sve]"
+        ),
+    ] = None,
+    resolution: ResolutionOption = "1024",
+    json: JsonOption = None,
+    layers: Annotated[str, typer.Option(help='of sve: "auto", "all", or like 6-11 or 3,4,8')] = "auto",
+    keep: Annotated[
+        float | None, typer.Option(help="fraction kept by the first method  [default: the method's]")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="how the first method ranks  [default: the method's]")
+    ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="any setting, as early-exit.keep=0.3 or spot.rho=0.7; repeat"),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option(help="nothing completes what is skipped, as in the papers")
+    ] = False,
+    select_by: Annotated[SelectBy, typer.Option(help="how --layers auto chooses")] = SelectBy.damage,
+    max_error: Annotated[
+        float, typer.Option(min=0, help="with damage: how far the tokens that stand out may move")
+    ] = 0.12,
+    reuse: Annotated[bool, typer.Option(help="let consecutive layers share a pattern")] = True,
+    distill: Annotated[
+        bool, typer.Option(help="adapt the weights too, of sve or sparsevit, after completion")
+    ] = False,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="training steps  [default: the method's]")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="pictures per training step")] = 1,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="of the training  [default: what suits the model's width]")
+    ] = None,
+    train: Annotated[Train, typer.Option(help="weights that sve's distillation changes")] = Train.blocks,
+    bfloat16: Annotated[bool, typer.Option(help="train in mixed precision")] = False,
+    speedup: SpeedupOption = None,
+    latency_ms: LatencyOption = None,
+    max_loss: MaxLossOption = None,
+    trials: TrialsOption = 60,
+    seed: SeedOption = 0,
+    preset: PresetOption = "nsga2",
+    latency_table: TableOption = None,
+    start: StartOption = None,
+    max_images: MaxImagesOption = 16,
+    pretrained: PretrainedOption = False,
+    checkpoint: CheckpointOption = None,
+    module: ModuleOption = None,
+) -> None:
+    """Make a model sparse by any method, or several together, and save the result as a run folder.
+
+    Training-free and done in minutes by default: what is skipped is completed by linear maps, fitted
+    on your pictures.  Interrupted, it goes on where it stopped when the same command is given again.
+    With a budget (--speedup, --latency-ms or --max-loss) the settings of one method are searched, and
+    the whole front is saved.
+    """
+    from sparsight import tables
+    from sparsight.stages.optimize import optimize as stage
+
+    budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
+    budgeted = any(value is not None for value in budget.values())
+    given = {"keep": keep, "score": score}
+    methods = settings_of(method or ["sve"], layers_of(layers), given, setting or [], published)
+    images_or_refused(images, model)
+    size = parse_resolution(resolution)
+    if images is None:
+        from sparsight.models import load_model
+
+        loaded, folder = load_model(model, size), pictures_of_demo(size)
+    else:
+        loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
+    if loaded.random_weights:
+        say("these are random weights: speed means something, quality does not")
+    remember_command(out)
+    if budgeted:
+        if distill or layers != "auto" or len(methods) > 1:
+            raise SparsightError(
+                "a search is over one method: leave out --layers, --distill and others, or the budget"
+            )
+        from sparsight.stages.search import Search
+
+        how = checked(Search, trials=trials, seed=seed, preset=preset)
+        plan = run_search(
+            model, loaded.model, folder, out, methods[0], budget, how, latency_table, start, max_images,
+            module, size,
+        )  # fmt: skip
+    else:
+        training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
+            {"steps": steps} if steps else {}
+        )
+        training["precision"] = "bfloat16" if bfloat16 else "float32"
+        plan = stage(
+            loaded.model, folder, methods, out, select_by=select_by.value, max_error=max_error,
+            reuse_overlap=0.6 if reuse else None, max_images=max_images, source=model, module=module,
+            **trainings({m.__class__.__name__ for m in methods}, distill, training, train.value),
+        )  # fmt: skip
+    write(loads(plan.to_json()), json)
+    tables.show_plan(plan)
+    finish(out, loaded.model, plan, folder, max_images, module=module)
+    say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
+
+
+def trainings(methods: set[str], distill: bool, training: dict[str, Any], train: str) -> dict[str, Any]:
+    """What is trained of the methods, by the names of their settings, and how."""
+    import sparsight
+
+    found: dict[str, Any] = {}
+    if "SPOT" in methods:
+        found["relevance"] = checked(sparsight.RelevanceTraining, **training)
+    if distill and "SVE" in methods:
+        found["distillation"] = checked(sparsight.Distillation, train=train, **training)
+    if distill and "SparseViT" in methods:
+        found["adaptation"] = checked(sparsight.Adaptation, **training)
+    if distill and not {"SVE", "SparseViT"} & methods:
+        raise SparsightError("--distill adapts the weights to sve or sparsevit: name one of them")
+    return found
+
+
+def settings_of(
+    names: list[str], layers: Any, first: dict[str, Any], more: list[str], published: bool
+) -> list[Any]:
+    """The settings of every method named, completed unless they are to be as `published`."""
+    from sparsight.methods import method_named
+
+    given: dict[str, dict[str, Any]] = {method_named(name).name: {} for name in names}
+    if "sve" in given:
+        given["sve"]["layers"] = layers
+    elif layers != "auto":
+        raise SparsightError("--layers is sve's: use --set, as in --set early-exit.after=[2]")
+    given[names[0]] |= {key: value for key, value in first.items() if value is not None}
+    for text in more:
+        path, equals, value = text.partition("=")
+        name, dot, key = path.rpartition(".")
+        if not (equals and dot and name in given):
+            raise SparsightError(
+                f"--set {text!r}: not like METHOD.KEY=VALUE with one of {', '.join(given)}"
+            )
+        try:
+            given[name][key] = loads(value)
+        except JSONDecodeError:
+            given[name][key] = value
+    found = []
+    for name, values in given.items():
+        config = method_named(name).config
+        start = {} if published else config().completed().model_dump(exclude_unset=False)
+        found.append(checked(config, **(start | values)))
+    return found
+
+
+def layers_of(text: str) -> str | tuple[int, ...]:
+    """Layer numbers from "auto", "all", "6-11" or "3,4,8"."""
+    if text in ("auto", "all"):
+        return text
+    numbers: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            numbers.extend(range(int(first), int(last or first) + 1))
+        except ValueError:
+            raise SparsightError(f"--layers {text!r}: not like 6-11 or 3,4,8") from None
+    return tuple(numbers)

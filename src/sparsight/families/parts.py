@@ -1,0 +1,38 @@
+"""How one block of a host model is run piece by piece, as data."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Host = Any  # a model or module of another library: its attributes are known to its family file alone
+
+
+@dataclass(frozen=True)
+class Parts:
+    """How to run one transformer block, or its attention, piece by piece.
+
+    `qkv` and `merge` take the attention module first, all others the block.  Shapes: x, h, y (b, n,
+    c); q, k, v (b, heads, n, d); out (b, n, heads, d).  What has its tokens as (b, height, width, c)
+    is given them as rows all the same.  `reassemble` puts a block together again; a test demands that
+    this equals the block's own forward for every family.
+    """
+
+    norm: Callable[[Host, "Tensor"], "Tensor"]  # x -> h, what the attention reads
+    attention: Callable[[Host], Host]  # the block's attention module
+    qkv: Callable[..., tuple["Tensor", "Tensor", "Tensor"]]  # h, per-token tables -> q, k, v
+    merge: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # out, h -> y
+    residual: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
+    mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
+    result: Callable[["Tensor"], Any] = lambda y: y  # y -> what the attention module returns
+
+    def reassemble(self, block: Host, x: "Tensor", **tables: "Tensor") -> "Tensor":
+        """The block's own forward, from the parts, with dense attention; x and result as it has them."""
+        from torch.nn.functional import scaled_dot_product_attention
+
+        rows, attn = x.flatten(1, -2), self.attention(block)
+        h = self.norm(block, rows)
+        out = scaled_dot_product_attention(*self.qkv(attn, h, **tables)).transpose(1, 2)
+        return self.mlp(block, self.residual(block, rows, self.merge(attn, out, h))).view(x.shape)

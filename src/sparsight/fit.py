@@ -1,0 +1,173 @@
+"""Does a plan fit a model?  All that is checked before anything is changed, and what will be changed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.errors import PlanError
+from sparsight.families import Family
+from sparsight.identity import check_identity, identity
+from sparsight.inplace import check_changeable
+from sparsight.methods import Settings, method_of, tensor_name
+from sparsight.plan import Plan
+from sparsight.scores import NEEDS, SCORES
+
+UNFIT = {  # by what a method needs
+    "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
+    "SparseViT",
+    "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
+    "method for global attention, such as SVE",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """One module that a plan changes."""
+
+    module: nn.Module
+    config: Settings
+    layer: int
+    tensors: tuple[str, ...]  # short names of what it brings
+    shared: Any  # with other modules
+
+
+def places(plan: Plan, model: nn.Module, family: Family) -> Iterator[Place]:
+    """Every module that a resolved plan changes."""
+    blocks = family.blocks(model)
+    for config in plan.methods:
+        method = method_of(config)
+        layers = config.changed_layers(family.layers_with(method.needs, model))
+        shared, shapes = method.shared(config, layers), method.tensors(config, model, family)
+        for layer in layers:
+            module = part_of(blocks[layer], method.changes, family)
+            yield Place(module, config, layer, tuple(shapes.get(layer, ())), shared.get(layer))
+
+
+def part_of(block: Any, changes: str, family: Family) -> Any:
+    """The module of a block that a method changes."""
+    if changes == "attention":
+        return family.parts.attention(block)
+    return block.mlp if changes == "mlp" else block
+
+
+def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
+    """`plan` with its layers named, after all checks against `model`."""
+    plan = with_layers(plan, model, family)
+    _check_together(plan, model, family)
+    devices = {str(p.device) for block in family.blocks(model) for p in block.parameters()}
+    if len(devices) > 1 or "meta" in devices:
+        raise PlanError(
+            f"the blocks of this model are on {', '.join(sorted(devices))}: a plan needs them on one "
+            "device, so load it with all of the encoder there (device_map)"
+        )
+    if plan.model is not None:
+        check_identity(plan.model, identity(model, family))
+    _check_tensors(plan, model, family)
+    names = {id(part): name for name, part in model.named_modules()}
+    for place in places(plan, model, family):
+        known, block = method_of(place.config), family.blocks(model)[place.layer]
+        parts = [place.module, *([family.parts.attention(block)] if known.by_parts else [])]
+        for part in parts:
+            check_changeable(part, f"{names[id(part)]!r} (layer {place.layer})")
+    return plan
+
+
+def with_layers(plan: Plan, model: nn.Module, family: Family) -> Plan:
+    """`plan` with the layers of every method named; PlanError if one does not suit the model."""
+    return plan.with_(methods=[_resolved(config, model, family) for config in plan.methods])
+
+
+def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
+    """The settings of one method for this model; PlanError if they do not suit it."""
+    method, depth = method_of(config), len(family.blocks(model))
+    if method.changes == "pictures":
+        raise PlanError(
+            f"{method.name} changes the pictures and not the model: there is nothing to apply"
+        )
+    available = family.layers_with(method.needs, model)
+    if not available:
+        raise PlanError(UNFIT[method.needs].format(method=type(config).__name__, family=family.name))
+    found: Settings = method.fit(config.resolved(available, depth), model, family)
+    score = SCORES.get(getattr(found, "score", ""))
+    if score is not None and (missing := sorted(score.needs - method.provides)):
+        raise PlanError(f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}")
+    asks = method.asks_prefix or (score is not None and "class token" in score.needs)
+    if asks and family.prefix_tokens(model) == 0:
+        raise PlanError(
+            f"{method.name} asks the class token which others matter, and this model has none: use "
+            "another score or method, such as sampled attention, tome or sve"
+        )
+    return found
+
+
+def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
+    """Raise PlanError if two methods of the plan exclude each other."""
+    kinds = [type(config).__name__ for config in plan.methods]
+    if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
+        raise PlanError(f"the plan has {doubled[0]} twice: name all its layers in one")
+    by_change: dict[str, list[Settings]] = {}
+    for config in plan.methods:
+        by_change.setdefault(method_of(config).changes, []).append(config)
+    taking = by_change.get("block", [])
+    if len(taking) > 1:
+        one, other = (type(config).__name__ for config in taking[:2])
+        raise PlanError(
+            f"{one} and {other} both take tokens or windows out of the blocks: choose one of them"
+        )
+    for config in by_change.get("attention", []):
+        available = family.layers_with("global", model)
+        for leaving in taking:
+            shared = set(config.changed_layers(available)) & set(leaving.changed_layers(available))
+            if shared:
+                raise PlanError(
+                    f"{type(config).__name__} works where all tokens are still there, and "
+                    f"{type(leaving).__name__} changes layer {min(shared)}: name layers before that"
+                )
+
+
+def _check_tensors(plan: Plan, model: nn.Module, family: Family) -> None:
+    """Raise PlanError unless the plan's tensors are those that the model and its methods need."""
+    own = model.state_dict()
+    for name, tensor in plan.weights.items():
+        if not torch.isfinite(tensor).all():
+            raise PlanError(f"tensor {name!r} of the plan has values that are not finite")
+        if name.startswith("model."):
+            _check_weight(name.removeprefix("model."), tensor, own)
+    for config in plan.methods:
+        method = method_of(config)
+        for layer, shapes in method.tensors(config, model, family).items():
+            for short, shape in shapes.items():
+                name = tensor_name(method.name, layer, short)
+                if name not in plan.weights:
+                    score = SCORES.get(getattr(config, "score", ""))
+                    of_score = score is not None and short in ("projector", "error")
+                    way = score.untrained if score is not None and of_score else method.untrained
+                    raise PlanError(f"the plan has no tensor {name!r}: {way}")
+                if tuple(plan.weights[name].shape) != shape:
+                    raise PlanError(
+                        f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {shape}: it was "
+                        "fitted for another model"
+                    )
+
+
+def named_shapes(plan: Plan, model: nn.Module, family: Family) -> dict[str, tuple[int, ...]]:
+    """The tensors that the methods of a resolved plan bring, by their names in it."""
+    return {
+        tensor_name(method_of(config).name, layer, short): shape
+        for config in plan.methods
+        for layer, shapes in method_of(config).tensors(config, model, family).items()
+        for short, shape in shapes.items()
+    }
+
+
+def _check_weight(key: str, tensor: Tensor, own: dict[str, Tensor]) -> None:
+    if key not in own:
+        raise PlanError(f"the plan changes {key!r}, which this model does not have")
+    if own[key].shape != tensor.shape:
+        raise PlanError(
+            f"{key!r} has shape {tuple(own[key].shape)} in this model and "
+            f"{tuple(tensor.shape)} in the plan"
+        )

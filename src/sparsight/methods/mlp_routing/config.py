@@ -1,0 +1,70 @@
+"""The settings of MLP routing, as plain data."""
+
+from typing import Any, Literal, Self
+
+from pydantic import field_validator, model_validator
+
+from sparsight.methods.base import (
+    Fractions,
+    Layers,
+    Settings,
+    check_available,
+    check_rising,
+    fractions_text,
+    layers_text,
+    listed,
+)
+
+
+class MLPRouting(Settings):
+    """In `layers` a fraction `keep` of the tokens goes through the MLP, those of the highest `score`.
+
+    A method of our own.  The others have `completion` in place of what the MLP adds: nothing ("last"),
+    or a linear map fitted to it ("map").
+    """
+
+    layers: Layers | Literal["all"] = "all"
+    keep: Fractions = 1 / 4
+    score: Literal["standout", "magnitude", "map-error"] = "standout"
+    completion: Literal["last", "map"] = "map"
+
+    @field_validator("layers", "keep", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return listed(value)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if isinstance(self.layers, tuple):
+            if not self.layers:
+                raise ValueError("layers is empty: name at least one, or 'all'")
+            check_rising(self.layers, "layers")
+        if isinstance(self.keep, tuple) and len(self.keep) != len(self.layers):
+            raise ValueError(f"keep has {len(self.keep)} values for the layers {self.layers}")
+        return self
+
+    def resolved(self, available: Layers, depth: int) -> Self:
+        """With `layers` as numbers."""
+        if self.layers == "all":
+            return self.model_copy(update={"layers": available})
+        check_available(self.changed_layers(available), available, depth)
+        return self
+
+    def changed_layers(self, available: Layers) -> Layers:
+        """Those in which tokens skip the MLP."""
+        return available if isinstance(self.layers, str) else self.layers
+
+    def kept_at(self, layer: int) -> float:
+        """The fraction of the tokens that goes through the MLP of a layer."""
+        if not isinstance(self.keep, tuple):
+            return self.keep
+        return self.keep[self.layers.index(layer)]  # type: ignore[arg-type]
+
+    @classmethod
+    def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
+        """Half and a quarter of the tokens, everywhere."""
+        return tuple(cls(layers=tuple(sorted(ranking)), keep=keep) for keep in (1 / 2, 1 / 4))
+
+    def label(self) -> str:
+        """Layers and fraction."""
+        return f"{fractions_text(self.keep)} through the MLP of {layers_text(self.layers)}"

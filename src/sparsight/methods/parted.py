@@ -1,0 +1,39 @@
+"""Blocks that need to see their own attention while tokens leave: run from the family's parts."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from sparsight.methods.reduced import Reduced, ReducingBlock
+
+
+class PartedBlock(ReducingBlock):
+    """A block put together from its parts, with `after` between its attention and its MLP."""
+
+    def after(
+        self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
+    ) -> tuple[Tensor, Tensor, Reduced]:
+        """Tokens may leave between attention and MLP: all (b, n, c), those that go on, and which."""
+        return x, tokens, state
+
+    def inside(
+        self, x: Tensor, tokens: Tensor, state: Reduced, host: dict[str, Any]
+    ) -> tuple[Tensor, Tensor, Reduced]:
+        """Norm, attention, what `after` does, MLP."""
+        family = self._sparsight.family
+        parts, attn = family.parts, family.parts.attention(self)
+        h = parts.norm(self, tokens)
+        tables = {k: host[k] for k in family.per_token if host.get(k) is not None}
+        q, k, v = parts.qkv(attn, h, **tables)
+        out = scaled_dot_product_attention(q, k, v, attn_mask=weight_of(state, q)).transpose(1, 2)
+        tokens = parts.residual(self, tokens, parts.merge(attn, out, h))
+        x, tokens, state = self.after(x, tokens, q, k, state)
+        return x, parts.mlp(self, tokens), state
+
+
+def weight_of(state: Reduced, q: Tensor) -> Tensor | None:
+    """log s for every key, (b, 1, 1, k): a merged token counts as often as tokens went into it."""
+    if state.size is None:
+        return None
+    return state.size.log()[:, None, None, :].to(q.dtype)

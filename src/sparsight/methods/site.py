@@ -1,0 +1,19 @@
+"""What a changed module knows of itself: the state that `inplace.change` puts into it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sparsight.families import Family
+
+
+@dataclass
+class Site:
+    """Where a module stands, and how it is to run.  Its tensors are buffers of the module."""
+
+    family: Family
+    prefix: int  # tokens before the patches
+    config: Any  # of the method's own kind
+    layer: int
+    depth: int  # layers of the model
+    arguments: tuple[str, ...]  # names of what the module's own forward takes
+    shared: Any = None  # what modules of one group have in common

@@ -1,0 +1,96 @@
+"""Bench: what every step of the pipeline works on: a model, and pictures that are read once."""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.attach import applied, apply
+from sparsight.errors import PlanError
+from sparsight.families import Family, family_of
+from sparsight.images import Held, Images, Reader
+from sparsight.plan import Data, Plan
+from sparsight.stages.adapt import Adaptation
+from sparsight.stages.distil import Distillation
+from sparsight.stages.relevance import RelevanceTraining
+
+
+class How(Data):
+    """What the user wants of the steps."""
+
+    select_by: Literal["damage", "indicator"] = "damage"
+    max_error: float = 0.12  # how far the tokens that stand out may move
+    indicator_threshold: float = 0.5
+    reuse_overlap: float | None = 0.6  # None: no layers share a pattern
+    distillation: Distillation | None = None
+    adaptation: Adaptation | None = None
+    relevance: RelevanceTraining | None = None
+
+
+@dataclass
+class Bench:
+    """A dense model and the pictures a plan is made on.
+
+    What steps find out for later ones, or for the report, stands in `found` by name.
+    """
+
+    model: nn.Module
+    family: Family
+    images: Images
+    max_images: int = 16
+    folder: Path | None = None  # of the run
+    how: How = field(default_factory=How)
+    found: dict[str, Any] = field(default_factory=dict)
+    reader: Reader[Tensor] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.images = Held(self.images)
+        self.reader = Reader(self.images)
+
+    def pictures(self, count: int | None = None) -> Iterator[Tensor]:
+        """Up to `count` pictures (1, 3, height, width), evenly spread, as the model takes them."""
+        like = next(self.model.parameters())
+        for picture in self.reader.spread(min(count or self.max_images, self.max_images)):
+            yield picture[None].to(like.device, like.dtype)
+
+    def first(self) -> Tensor:
+        """The first picture that can be read, in the same way."""
+        like = next(self.model.parameters())
+        return self.reader.read(0)[None].to(like.device, like.dtype)
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Why calibration pictures are left out: of all of them, whoever has read which."""
+        reader = Reader(self.images)
+        for _ in reader.spread(self.max_images):
+            pass
+        return tuple(reader.skipped.values())
+
+    def sparse(self, plan: Plan) -> nn.Module:
+        """A copy of the model with `plan` applied, sparse at any size."""
+        return apply(copy.deepcopy(self.model), plan.at_any_size())
+
+
+def bench_of(
+    model: nn.Module,
+    images: Images,
+    max_images: int = 16,
+    folder: Path | None = None,
+    how: How | None = None,
+) -> Bench:
+    """For a dense encoder; PlanError if a plan is applied to it."""
+    if applied(model):
+        raise PlanError("this starts from the dense model: call sparsight.restore(model) first")
+    if not any(True for _ in model.parameters()):
+        raise PlanError("this model has no weights")
+    return Bench(model, family_of(model), images, max_images, folder, how or How())
+
+
+def blank(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Plan:
+    """`plan` with zeros for those tensors that it has not."""
+    missing = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in plan.weights}
+    return plan.with_(weights=missing) if missing else plan

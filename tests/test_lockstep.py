@@ -1,0 +1,167 @@
+"""Several pictures in step: sums in a fixed order, one failure ends all, and so does an interrupt."""
+
+import _thread
+import signal
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import sparsight
+from sparsight.stages import lockstep
+from sparsight.stages.lockstep import Lockstep
+
+
+class Sum:
+    """Numbers that are added in float64 one after the other, which depends on the order."""
+
+    def __init__(self, number, value):
+        self.numbers, self.value = [number], torch.tensor(value, dtype=torch.float64)
+
+    def __iadd__(self, other):
+        self.numbers += other.numbers
+        self.value = self.value + other.value
+        return self
+
+    def solved(self, what):
+        if not torch.isfinite(self.value):
+            raise sparsight.PlanError(f"{what} is not finite")
+        return self.value
+
+
+@pytest.fixture
+def backwards(monkeypatch):
+    """Threads start in the reverse of their order."""
+    waiting = []
+
+    class Backwards(threading.Thread):
+        def start(self):
+            waiting.append(self)
+            if len(waiting) == len(VALUES):
+                for thread in reversed(waiting):
+                    threading.Thread.start(thread)
+                    time.sleep(0.01)
+
+    parts = SimpleNamespace(Thread=Backwards, Condition=threading.Condition)
+    monkeypatch.setattr(lockstep, "threading", parts)
+
+
+VALUES = (1e16, 1.0, -1e16, 1.0)  # 1 in this order, 0 in the reverse
+
+
+def run(values=VALUES, rounds=3):
+    began, answered, seen = [], [], [[] for _ in values]
+
+    def job(number):
+        def asking(meet):
+            began.append(number)
+            for round_ in range(rounds):
+                seen[number].append(meet(f"question {round_}", Sum(number, values[number])).item())
+
+        return asking
+
+    Lockstep(lambda what, ask: answered.append((what, ask.numbers))).run(
+        [job(number) for number in range(len(values))]
+    )
+    return began, answered, seen
+
+
+@pytest.mark.usefixtures("backwards")
+def test_sums_are_in_the_order_of_the_pictures_whoever_comes_first():
+    assert sum(reversed(VALUES)) != sum(VALUES)
+    began, answered, seen = run()
+    assert began == [3, 2, 1, 0]
+    assert answered == [(f"question {n}", [0, 1, 2, 3]) for n in range(3)]
+    assert seen == [[sum(VALUES)] * 3] * 4
+
+
+def test_one_runs_at_a_time_and_without_gradients():
+    running, most, gradients = [], [], []
+
+    def job(meet):
+        running.append(1)
+        most.append(len(running))
+        gradients.append(torch.is_grad_enabled())
+        time.sleep(0.01)
+        running.pop()
+        meet("a question", Sum(0, 1.0))
+
+    Lockstep().run([job] * 4)
+    assert (max(most), any(gradients)) == (1, False)
+
+
+def test_a_picture_that_asks_less_often_does_not_hold_up_the_others():
+    seen = []
+
+    def job(times):
+        def asking(meet):
+            for _ in range(times):
+                seen.append(meet("the same", Sum(times, 1.0)).item())
+
+        return asking
+
+    Lockstep().run([job(2), job(0), job(1)])
+    assert sorted(seen) == [1.0, 2.0, 2.0]
+
+
+def left_over():
+    """Threads of ours that are still there after a second."""
+    deadline = time.monotonic() + 1
+    mine = [t for t in threading.enumerate() if t.daemon and "_run" in t.name]
+    for thread in mine:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return [thread for thread in mine if thread.is_alive()]
+
+
+@pytest.mark.parametrize("kind", [sparsight.PlanError, RuntimeError, KeyboardInterrupt])
+def test_an_exception_in_one_picture_ends_all(kind):
+    went_on = []
+
+    def failing(meet):
+        meet("first", Sum(0, 1.0))
+        raise kind("of one picture")
+
+    def waiting(meet):
+        meet("first", Sum(1, 1.0))
+        meet("second", Sum(1, 1.0))
+        went_on.append(True)
+
+    with pytest.raises(kind, match="of one picture"):
+        Lockstep().run([waiting, failing, waiting])
+    assert not went_on
+    assert not left_over()
+
+
+def test_an_answer_that_cannot_be_worked_out_ends_all():
+    with pytest.raises(sparsight.PlanError, match="question 0 is not finite"):
+        run((1.0, float("inf")))
+    assert not left_over()
+
+
+def test_questions_that_differ_are_one_sentence():
+    jobs = [lambda meet, n=n: meet(f"the map of layer {n}", Sum(n, 1.0)) for n in (1, 2)]
+    with pytest.raises(sparsight.PlanError, match=r"differ .*layer 1, the map of layer 2\): give pict"):
+        Lockstep().run(jobs)
+    assert not left_over()
+
+
+def test_an_interrupt_ends_all():
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job ignores
+    went_on = []
+
+    def job(meet):
+        _thread.interrupt_main()
+        time.sleep(0.05)
+        meet("first", Sum(0, 1.0))
+        meet("second", Sum(0, 1.0))
+        went_on.append(True)
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Lockstep().run([job] * 3)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not went_on
+    assert not left_over()
