@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from markdown import rows, setting
+from markdown import number, rows, setting
 
 
 def sam2(result: dict[str, Any]) -> str:
@@ -43,7 +43,9 @@ def recall(found: dict[str, Any]) -> str:
     """Indicator, overlap and recall of each layer (Fig. 4 and 5)."""
     scorers = sorted({name for layer in found["layers"] for name in layer["recall"]})
     at = found["kept_fractions"].index(1 / 8)
+    known = any(layer.get("linear_rest") is not None for layer in found["layers"])
     header = ["layer", "indicator s", "top 1/8 share", "overlap with the layer before"]
+    header += ["rest, linear"] * known
     header += [f"recall, {name}" for name in scorers]
     lines = []
     for n, layer in enumerate(found["layers"]):
@@ -52,6 +54,7 @@ def recall(found: dict[str, Any]) -> str:
             [
                 str(layer["layer"]), f"{layer['indicator']:.2f}", f"{layer['top_share']:.2f}",
                 f"{found['overlap'][n - 1][n]:.2f}" if n else "-",
+                *[number(layer.get("linear_rest"), ".3f")] * known,
                 *(f"{curves[s][at]:.3f}" if s in curves else "-" for s in scorers),
             ]
         )  # fmt: skip

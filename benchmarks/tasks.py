@@ -10,12 +10,16 @@ from pathlib import Path
 
 import sparsight
 from sparsight import tables
+from sparsight.attach import as_plan
 from sparsight.demo import encoder
 from sparsight.demo.run import NINE
 from sparsight.files import write_json
+from sparsight.stages.bench import bench_of
+from sparsight.stages.complete import complete
 
 SIZE = (384, 512)  # 4:3 as the pictures: 24 x 32 patches
 RESULT = Path(__file__).parent / "results" / "tasks-camvid-demo.json"
+PICTURES = 16  # of calibration
 TRAINING_IMAGES = 150  # of 367: a few minutes on two cores
 
 if __name__ == "__main__":
@@ -27,7 +31,8 @@ if __name__ == "__main__":
     data, model = given.data, encoder.load()
     common = {"mean": encoder.MEAN, "std": encoder.STD}
     frames = sparsight.ImageFolder(data / "train" / "images", SIZE, **common)
-    plan = sparsight.optimize(model, frames, NINE.completed(), reuse_overlap=None, source="demo")
+    sve = as_plan(NINE.completed()).with_(source="demo").at_any_size()  # there are 769 tokens here
+    plan = complete(bench_of(model, frames, PICTURES), sve)
     result = {
         "command": "python benchmarks/tasks.py --data CAMVID",
         "features": sparsight.evaluate(

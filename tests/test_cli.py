@@ -116,7 +116,9 @@ def test_optimize_then_measure(run, checkpoint, images, tmp_path):
     assert code == 0, err
     assert "layers [1, 2]: named by the user" in out
     plan = sparsight.load(out_folder)
-    assert plan.method.layers == (1, 2)
+    assert plan.sve.layers == (1, 2)
+    assert plan.sve.completion == "map"
+    assert {"sve.1.map", "sve.2.map"} == set(plan.weights)
     assert plan.source == str(checkpoint)
     code, out, err = run(
         "measure", out_folder, "--images", images, "--repeats", 2, "--json", result,
@@ -139,7 +141,7 @@ def sparse_run(checkpoint, tmp_path):
 
     model = load_model(str(checkpoint), (64, 96)).model
     method = sparsight.SVE(layers=(1, 2), keep=0.25, min_tokens=0)
-    plan = sparsight.Plan(method=method, source=str(checkpoint), resolution=(64, 96))
+    plan = sparsight.Plan(methods=(method,), source=str(checkpoint), resolution=(64, 96))
     sparsight.apply(model, plan)
     return sparsight.save(model, tmp_path / "run")
 
@@ -264,11 +266,11 @@ def test_a_transformers_folder_brings_its_weights_and_normalisation(hf_checkpoin
 def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
     code, _, err = run(
         "optimize", checkpoint, "--images", images, "--resolution", "128", "--layers", "0,2",
-        "--scorer", "linear", "--distill", "--steps", 2, "--out", tmp_path / "run",
+        "--score", "linear", "--distill", "--steps", 2, "--out", tmp_path / "run",
     )  # fmt: skip
     assert code == 0, err
     plan = sparsight.load(tmp_path / "run")
-    assert {"sve.projector.0", "sve.projector.2"} <= set(plan.weights)
+    assert {"sve.0.projector", "sve.2.projector", "sve.0.map", "sve.2.map"} <= set(plan.weights)
     assert any(name.startswith("model.blocks.2.") for name in plan.weights)
 
 
@@ -329,6 +331,34 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         "layers": ([*optimize, tmp_path / "o", "--layers", "9"], "names layer 9"),
         "layer words": ([*optimize, tmp_path / "o", "--layers", "x"], "not like 6-11"),
         "keep": ([*optimize, tmp_path / "o", "--keep", "7"], "keep: Input should be less"),
+        "method": ([*optimize, tmp_path / "o", "--method", "evit"], "no method is called 'evit'"),
+        "no layers": (
+            [*optimize, tmp_path / "o", "--method", "tome", "--layers", "1"],
+            "--layers is sve's: use --set, as in --set early-exit.after=[2]",
+        ),
+        "set": ([*optimize, tmp_path / "o", "--set", "keep=1"], "not like METHOD.KEY=VALUE with one of"),
+        "set another": (
+            [*optimize, tmp_path / "o", "--set", "tome.keep=0.5"],
+            "--set 'tome.keep=0.5': not like METHOD.KEY=VALUE with one of sve",
+        ),
+        "set unknown": (
+            [*optimize, tmp_path / "o", "--set", "sve.kept=1"],
+            "kept: Extra inputs are not",
+        ),
+        "score": ([*optimize, tmp_path / "o", "--score", "relevance"], "score: Input should be 'exact'"),
+        "two that take": (
+            [*optimize, tmp_path / "o", "--method", "tome", "--method", "early-exit"],
+            "ToMe and EarlyExit both take tokens or windows out",
+        ),
+        "distill": (
+            [*optimize, tmp_path / "o", "--method", "early-exit", "--distill"],
+            "--distill adapts the weights to sve or sparsevit",
+        ),
+        "few tokens": (
+            [*optimize, tmp_path / "o", "--method", "early-exit"],
+            "the map of early-exit in layer 1 cannot be fitted to",
+        ),
+        "no images": (["optimize", checkpoint, "--out", tmp_path / "o"], "--images DIR"),
         "out is a file": ([*optimize, tmp_path / "file"], "is a file, not a folder"),
         "no run": (["measure", tmp_path / "none"], "no run folder"),
         "empty run": (["measure", empty], "plan.json is missing"),
@@ -339,7 +369,8 @@ NAMES = (
     "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT",
     "pickle", "no checkpoint", "other checkpoint", "pickled folder", "no weights",
     "weights missing", "hub", "hub offline", "no module", "no config", "layers", "layer words",
-    "keep", "out is a file", "no run", "empty run",
+    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "two that take",
+    "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 
@@ -366,23 +397,137 @@ def test_a_full_disk_is_told_before_the_work(run, checkpoint, images, tmp_path):
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("stage", ["analysis", "distillation"])
+METHODS = {
+    "early-exit": (["--method", "early-exit", "--keep", "0.3"], {"early-exit.1.map.3"}),
+    "mlp-routing": (
+        ["--method", "mlp-routing", "--set", "mlp-routing.layers=[1,2]"],
+        {"mlp-routing.1.map", "mlp-routing.2.map"},
+    ),
+    "published": (["--method", "early-exit", "--published"], set()),
+    "routing published": (["--method", "mlp-routing", "--published"], set()),
+    "sve published": (["--published"], set()),
+    "tome": (["--method", "tome"], set()),
+    "together": (
+        ["--method", "sve", "--method", "early-exit", "--layers", "0-1", "--set", "early-exit.after=[1]",
+         "--set", "early-exit.score=magnitude", "--keep", "0.25"],
+        {"sve.0.map", "sve.1.map", "early-exit.2.map.3"},
+    ),
+    "spot": (
+        ["--method", "spot", "--set", "spot.stages=[1]", "--set", "spot.rho=0.3", "--steps", "2"],
+        {"spot.1.inner.weight", "spot.1.inner.bias", "spot.1.outer.weight", "spot.1.map.3"},
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def no_crossover(monkeypatch):
+    """Not measured: it takes seconds, and test_optimize_then_measure does."""
+    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
+
+
+@pytest.mark.usefixtures("no_crossover")
+@pytest.mark.parametrize("name", METHODS)
+def test_optimize_by_any_method_measures_and_reports(run, checkpoint, images, tmp_path, name):
+    more, brought = METHODS[name]
+    command = [
+        "optimize",
+        checkpoint,
+        "--images",
+        images,
+        "--resolution",
+        "144",
+        "--out",
+        tmp_path / "run",
+    ]
+    code, _, err = run(*command, *more)
+    assert code == 0, err
+    assert "could not be measured" not in err
+    plan = sparsight.load(tmp_path / "run")
+    assert set(plan.weights) == brought
+    assert plan.resolution == (144, 144)
+    assert {"plan.json", "report.html", "measure.json", "command.txt"} <= {
+        path.name for path in (tmp_path / "run").iterdir()
+    }
+    code, _, err = run("measure", tmp_path / "run", "--repeats", 1)
+    assert code == 0, err
+    if name == "together":
+        assert (plan.sve.keep, plan.sve.layers) == (0.25, (0, 1))
+        leaving = plan.one(sparsight.EarlyExit)
+        assert (leaving.after, leaving.keep, leaving.score) == ((1,), 0.4, "magnitude")
+
+
+@pytest.mark.usefixtures("no_crossover")
+def test_the_demo_is_optimized_without_pictures(run, tmp_path):
+    command = ["optimize", "demo", "--resolution", "256", "--out", tmp_path, "--max-images", "2"]
+    code, _, err = run(*command, "--method", "early-exit")
+    assert code == 0, err
+    plan = sparsight.load(tmp_path)
+    assert (plan.source, plan.recipe["calibration_images"]) == ("demo", 2)
+
+
+@pytest.mark.parametrize(
+    ("verb", "shows"),
+    [
+        ("optimize", ("sve", "the method's", "what suits the model's width", "measured, in --out")),
+        ("measure", ("the run's", "1")),
+        ("compare", ("all",)),
+        ("explore", ("the run's, or 512",)),
+        ("evaluate", ("the run's", "all", "by its folders", "the layout's")),
+    ],
+)
+def test_help_shows_defaults_that_are_words(run, monkeypatch, verb, shows):
+    monkeypatch.setenv("COLUMNS", "300")
+    out = run(verb, "--help")[1]
+    for words in shows:
+        assert f"[default: {words}]" in out
+
+
+def test_help_of_optimize_names_methods_that_there_are(run):
+    from sparsight.methods import METHODS as known
+
+    code, out, _ = run("optimize", "--help")
+    assert code == 0
+    for word in ("--method", "--keep", "--score", "--set", "--published", "--layers", "--distill"):
+        assert word in out
+    named = out[out.index("sve, early-exit") :].partition("...")[0]
+    names = [word.strip("│ \n") for word in named.split(",")[:-1]]
+    assert len(names) == 5
+    assert set(names) <= known.keys()
+
+
+STAGES = {  # what shows that a stage has begun, what is then there
+    "analyze": (lambda folder: folder.is_dir(), set()),
+    "complete": (
+        lambda folder: (folder / "completion.safetensors").exists(),
+        {"completion.safetensors"},
+    ),
+    "distil": (lambda folder: "complete" in done(folder), {"distillation.safetensors"}),
+}
+
+
+def done(folder):
+    """The steps that an unfinished run has done."""
+    try:
+        plan = json.loads((folder / "unfinished" / "plan.json").read_text())
+    except FileNotFoundError:
+        return []
+    return plan["data"]["recipe"]["unfinished"]["done"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, stage):
-    images = fill(tmp_path / "images", 40, (400, 300))
+    begun, brings = STAGES[stage]
+    images, folder = fill(tmp_path / "images", 40, (400, 300)), tmp_path / "run"
     command = [
         sys.executable, "-m", "sparsight", "optimize", checkpoint, "--images", images, "--out",
-        tmp_path / "run", "--resolution", "512", "--layers", "0-3", "--distill", "--steps", "100000",
-        "--max-images", "4" if stage == "distillation" else "40",
+        folder, "--resolution", "512", "--layers", "0-3", "--distill", "--steps", "100000",
+        "--max-images", "4" if stage == "distil" else "40",
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts)
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        begun = (tmp_path / "run").is_dir()
-        analyzed = (tmp_path / "run" / "analysis.json").exists()
-        if analyzed if stage == "distillation" else begun:
-            break
-        time.sleep(0.05)
-    time.sleep(3 if stage == "distillation" else 0.3)
+    while time.monotonic() < deadline and not begun(folder):
+        time.sleep(0.02)
+    time.sleep(3 if stage == "distil" else 0.1)
     process.send_signal(signal.SIGINT)
     try:
         _, err = process.communicate(timeout=60)
@@ -391,6 +536,61 @@ def test_ctrl_c_says_so_and_leaves_nothing_half_written(checkpoint, tmp_path, st
     assert process.returncode == 130
     assert err.strip().endswith("goes on from there")
     assert "Traceback" not in err
-    left = {p.name for p in (tmp_path / "run").iterdir()}
-    assert left <= {"command.txt", "analysis.json", "distillation.safetensors"}
-    assert ("distillation.safetensors" in left) == (stage == "distillation")
+    left = {p.name for p in folder.iterdir()}
+    assert brings <= left
+    kept = {"command.txt", "unfinished", "completion.safetensors", "distillation.safetensors"}
+    assert left <= kept
+    assert ("distillation.safetensors" in left) == (stage == "distil")
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.usefixtures("no_crossover")
+def test_the_same_command_goes_on_after_ctrl_c(run, checkpoint, tmp_path, monkeypatch):
+    from sparsight.stages import complete
+
+    images = fill(tmp_path / "images", 4, (200, 150))
+
+    def command(out):
+        return [
+            "optimize", checkpoint, "--images", images, "--resolution", "144", "--out", out,
+            "--method", "mlp-routing", "--keep", "0.3",
+        ]  # fmt: skip
+
+    usual, calls = complete._Saved.add, []
+
+    def stopped(saved, place, new):
+        calls.append(place.layer)
+        if place.layer == 2:
+            raise KeyboardInterrupt
+        return usual(saved, place, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(complete._Saved, "add", stopped)
+        code, _, err = run(*command(tmp_path / "run"))
+    assert code == 130
+    assert "the same command goes on from there" in err
+    for out in ("run", "straight"):
+        code, _, err = run(*command(tmp_path / out))
+        assert code == 0, err
+    plans = [sparsight.load(tmp_path / out) for out in ("run", "straight")]
+    assert plans[0] == plans[1]
+
+
+def test_an_unfinished_run_of_another_command_is_one_sentence(run, checkpoint, tmp_path, monkeypatch):
+    from sparsight.stages.steps import STEPS
+
+    images = fill(tmp_path / "images", 4, (200, 150))
+
+    def interrupted(bench, plan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(STEPS, "crossover", interrupted)
+    command = [
+        "optimize", checkpoint, "--images", images, "--resolution", "144", "--out", tmp_path / "run",
+        "--method", "mlp-routing", "--keep",
+    ]  # fmt: skip
+    assert run(*command, "0.3")[0] == 130
+    code, _, err = run(*command, "0.4")
+    assert code == 1
+    assert "holds an unfinished run with other settings" in err
+    assert err.count("\n") <= 2

@@ -533,6 +533,24 @@ def test_gradient_checkpointing_gives_the_same_gradients(reentrant, group):
     torch.testing.assert_close(again, plain, atol=1e-6, rtol=1e-4)
 
 
+def test_checkpoints_are_run_again_in_another_thread():
+    """As on a GPU, whose backward pass has a thread of its own."""
+    model = make_model("augreg")
+    images = [make_images(model, seed=1)]
+    sparsight.apply(
+        model, sparsight.SVE(layers=(1, 2, 3), groups=((1, 2, 3),), keep=1 / 4, min_tokens=0)
+    )
+    plain = gradient_of(model, images, lambda block, x: block(x))
+    model.zero_grad()
+    x = model.pos_drop(model._pos_embed(model.patch_embed(images[0])))
+    for block in model.blocks:
+        x = checkpoint(block, x, use_reentrant=False)
+    thread = threading.Thread(target=x.square().mean().backward)
+    thread.start()
+    thread.join()
+    torch.testing.assert_close(model.blocks[1].attn.qkv.weight.grad, plain, atol=1e-6, rtol=1e-4)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_a_pass_whose_ranking_another_has_replaced_is_not_run_again(reentrant):
     model = make_model("augreg")

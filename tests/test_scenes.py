@@ -35,6 +35,14 @@ def test_objects_are_few_and_small_and_of_all_kinds():
     assert kinds.all()
 
 
+@pytest.mark.parametrize(("objects", "filled"), [(40, 0.10), (100, 0.24)])
+def test_fuller_scenes_are_as_full_as_the_results_say(objects, filled):
+    drawn = [scenes.draw(seed, (1024, 1024), objects=objects) for seed in range(4)]
+    share = np.mean([(s.labels > 0).mean() for s in drawn])
+    # Areas of objects differ by a factor of five, and later ones cover earlier ones.
+    assert share == pytest.approx(filled, rel=0.25)
+
+
 @pytest.mark.parametrize("kind", scenes.KINDS)
 def test_every_kind_has_its_own_shape(kind):
     y, x = np.meshgrid(np.linspace(-1.2, 1.2, 241), np.linspace(-1.2, 1.2, 241), indexing="ij")

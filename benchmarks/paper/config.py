@@ -48,7 +48,7 @@ class Encoder(Data):
     weights: str  # below --weights: a safetensors file for `model`, or a folder of save_pretrained
     resolution: int
     layers: tuple[int, int] | Literal["all"] | None = None  # first and last, for speed
-    scorer: Literal["linear", "exact"] = "linear"
+    score: Literal["linear", "exact"] = "linear"
     finetune: str | None = None  # data to fine-tune on, below --data
     analyze: str | None = None  # pictures of a figure, below --data
     projector: int | None = None  # the layer whose projector a figure is of

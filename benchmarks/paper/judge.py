@@ -25,7 +25,7 @@ def judged(
         tuning = sparsight.Finetuning(**settings)
         loaded = _finetuned(encoder, loaded, data / encoder.finetune, out / "finetuned", tuning)
     images = sparsight.ImageFolder(data / row.images, encoder.size, **normal)
-    method = sparsight.SVE(scorer=encoder.scorer)
+    method = sparsight.SVE(score=encoder.score)
     distillation = sparsight.Distillation(**settings)
     if (out / "run" / "plan.json").exists():
         plan = sparsight.load(out / "run")
@@ -68,11 +68,9 @@ def _arms(plan: Plan, encoder: Encoder) -> dict[str, Plan]:
     """SVE as it is; for the ablation also each half of it without the other."""
     if encoder.ablation is None:
         return {"sve": plan}
-    alone = plan.method.model_copy(update={"groups": ()})
-    untrained = plan.with_(method=alone)
-    untrained.weights.clear()
+    alone = plan.sve.model_copy(update={"groups": ()})
     return {
-        "sparse": untrained,
-        "dense_distilled": plan.with_(method=alone.model_copy(update={"keep": 1.0})),
-        "sparse_distilled": plan.with_(method=alone),
+        "sparse": Plan(methods=(alone,)),
+        "dense_distilled": plan.changed(alone.model_copy(update={"keep": 1.0})),
+        "sparse_distilled": plan.changed(alone),
     }

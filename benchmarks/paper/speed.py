@@ -9,7 +9,7 @@ from torch import nn
 
 import sparsight
 from sparsight.attach import family_in
-from sparsight.methods import projector_name
+from sparsight.methods import tensor_name
 from sparsight.models import load_model
 from sparsight.plan import Plan
 from sparsight.stages import timing
@@ -45,9 +45,9 @@ def plan_for(model: nn.Module, encoder: Encoder) -> Plan:
         layers = tuple(range(encoder.layers[0], encoder.layers[1] + 1))
         groups = (layers,)
     blocks = family.blocks(model)
-    method = sparsight.SVE(layers=layers, keep=KEEP, scorer="linear", groups=groups)
-    return Plan(method=method).with_(
-        weights={projector_name(n): torch.randn(family.dim(blocks[n])) for n in layers}
+    method = sparsight.SVE(layers=layers, keep=KEEP, score="linear", groups=groups)
+    return Plan(methods=(method,)).with_(
+        weights={tensor_name("sve", n, "projector"): torch.randn(family.dim(blocks[n])) for n in layers}
     )
 
 

@@ -79,41 +79,6 @@ def figures(result: dict[str, Any]) -> str:
     return rows(["", "encoder", "here"], lines).replace("---:", "---")
 
 
-def own_costs(result: dict[str, Any]) -> str:
-    """Table 1 for an encoder of the project's own."""
-    arms = {"sve-reuse": "SVE, projector and reuse", "sve-sampled-distilled": "SVE, sampled"}
-    by_name = {row["name"]: row for row in result["rows"]}
-    lines = []
-    for arm, label in {"dense": "dense", **arms}.items():
-        row = by_name[arm]
-        saved = 1 - row["gflops"] / by_name["dense"]["gflops"]
-        lines.append([
-            label, f"{100 * row['miou']:.2f}",
-            f"{100 * row['accuracy']:.2f}" if "accuracy" in row else NONE,
-            f"{row['gflops'] / 1e3:.3f} (-{100 * saved:.0f} %)", f"{row['speedup']:.2f}x",
-        ])  # fmt: skip
-    header = ["", "mIoU", "accuracy", "TFLOP", "speedup"]
-    return setting(result["protocol"], result["protocol"]["resolution"]) + "\n\n" + rows(header, lines)
-
-
-def own_ablation(result: dict[str, Any]) -> str:
-    """Table 3 for an encoder of the project's own."""
-    arms = {
-        "dense": "dense", "sve-undistilled": "sparse", "dense-distilled": "dense, distilled",
-        "sve-distilled": "sparse, distilled",
-    }  # fmt: skip
-    by_name = {row["name"]: row for row in result["rows"]}
-    return rows(["", "mIoU"], [[label, f"{100 * by_name[a]['miou']:.2f}"] for a, label in arms.items()])
-
-
-def own_recall(found: dict[str, Any]) -> str:
-    """Figure 5 for an encoder of the project's own: the projector of each sparse layer."""
-    curves = {layer["layer"]: layer["recall"].get("linear") for layer in found["layers"]}
-    lines = [[str(n), *(f"{share:.3f}" for share in curve)] for n, curve in curves.items() if curve]
-    header = ["layer", *(f"top {100 * kept:g} %" for kept in found["kept_fractions"])]
-    return rows(header, lines)
-
-
 def _percent(found: dict[str, Any], arm: str) -> list[str]:
     return [f"{100 * found[arm][side]:.2f}" for side in ("dense", "sparse")]
 

@@ -34,10 +34,10 @@ def compare(
         list[Path] | None, typer.Option(help="also this run folder of the model; repeat for several")
     ] = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="only this method; repeat for several  [default: all]")
+        list[str] | None, typer.Option(help="only this method; repeat for several  \\[default: all]")
     ] = None,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each row")] = 5,
-    max_images: MaxImagesOption = 16,
+    max_images: MaxImagesOption = 8,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
     module: ModuleOption = None,

@@ -16,7 +16,7 @@ def explore(
     ],
     images: Annotated[Path | None, typer.Option(help="folder of images to choose from")] = None,
     resolution: Annotated[
-        str | None, typer.Option(help="picture size  [default: the run's, or 512]")
+        str | None, typer.Option(help="picture size  \\[default: the run's, or 512]")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the plans that are saved")] = Path(
         "runs/explore"
@@ -25,7 +25,7 @@ def explore(
         "127.0.0.1"
     ),
     port: Annotated[
-        int | None, typer.Option(help="port  [default: the first free one from 7860]")
+        int | None, typer.Option(help="port  \\[default: the first free one from 7860]")
     ] = None,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,

@@ -62,17 +62,18 @@ def optimize(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine  [default: sve]"
+            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine  "
+            "\\[default: sve]"
         ),
     ] = None,
     resolution: ResolutionOption = "1024",
     json: JsonOption = None,
     layers: Annotated[str, typer.Option(help='of sve: "auto", "all", or like 6-11 or 3,4,8')] = "auto",
     keep: Annotated[
-        float | None, typer.Option(help="fraction kept by the first method  [default: the method's]")
+        float | None, typer.Option(help="fraction kept by the first method  \\[default: the method's]")
     ] = None,
     score: Annotated[
-        str | None, typer.Option(help="how the first method ranks  [default: the method's]")
+        str | None, typer.Option(help="how the first method ranks  \\[default: the method's]")
     ] = None,
     setting: Annotated[
         list[str] | None,
@@ -90,11 +91,11 @@ def optimize(
         bool, typer.Option(help="adapt the weights too, of sve or sparsevit, after completion")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="training steps  [default: the method's]")
+        int | None, typer.Option(min=1, help="training steps  \\[default: the method's]")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="pictures per training step")] = 1,
     learning_rate: Annotated[
-        float | None, typer.Option(help="of the training  [default: what suits the model's width]")
+        float | None, typer.Option(help="of the training  \\[default: what suits the model's width]")
     ] = None,
     train: Annotated[Train, typer.Option(help="weights that sve's distillation changes")] = Train.blocks,
     bfloat16: Annotated[bool, typer.Option(help="train in mixed precision")] = False,
@@ -206,7 +207,9 @@ def settings_of(
     found = []
     for name, values in given.items():
         config = method_named(name).config
-        start = {} if published else config().completed().model_dump(exclude_unset=False)
+        start = config().completed().model_dump()
+        if published:  # those of our own complete by default
+            start = {"completion": "last"} if getattr(config(), "completion", "") == "map" else {}
         found.append(checked(config, **(start | values)))
     return found
 

@@ -62,7 +62,7 @@ def analyze(
     checkpoint: CheckpointOption = None,
     module: ModuleOption = None,
 ) -> None:
-    """Show where a model's attention is sparse, layer by layer.  Changes nothing."""
+    """Show where attention is sparse and how linear the rest is, layer by layer.  Changes nothing."""
     from sparsight import tables
     from sparsight.stages import calibrate
 
@@ -78,10 +78,10 @@ def measure(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="run folder of optimize or demo")],
     images: Annotated[Path | None, typer.Option(help="folder of images for the fidelity")] = None,
     resolution: Annotated[
-        list[str] | None, typer.Option(help="picture size; repeat for several  [default: the run's]")
+        list[str] | None, typer.Option(help="picture size; repeat for several  \\[default: the run's]")
     ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="repeat for several  [default: 1]")
+        list[int] | None, typer.Option(min=1, help="repeat for several  \\[default: 1]")
     ] = None,
     json: JsonOption = None,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 7,

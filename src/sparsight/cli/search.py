@@ -24,7 +24,8 @@ TrialsOption = Annotated[int, typer.Option(min=1, help="of the search: different
 SeedOption = Annotated[int, typer.Option(help="of the search")]
 PresetOption = Annotated[str, typer.Option(help="of the search: nsga2, or evolution as in SparseViT")]
 TableOption = Annotated[
-    Path | None, typer.Option(help="of the search: latency table to use  [default: measured, in --out]")
+    Path | None,
+    typer.Option(help="of the search: latency table to use  \\[default: measured, in --out]"),
 ]
 StartOption = Annotated[
     Path | None, typer.Option(help="of the search: a run folder whose weights every candidate uses")

@@ -55,25 +55,25 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="folder of the data set (see below)", show_default=False)],
     resolution: Annotated[
         str | None,
-        typer.Option(help="picture size: 1024 or 768x1024 (height x width)  [default: the run's]"),
+        typer.Option(help="picture size: 1024 or 768x1024 (height x width)  \\[default: the run's]"),
     ] = None,
     max_images: Annotated[
-        int | None, typer.Option(min=1, help="pictures to judge, at most  [default: all]")
+        int | None, typer.Option(min=1, help="pictures to judge, at most  \\[default: all]")
     ] = None,
     max_train_images: Annotated[
-        int | None, typer.Option(min=1, help="pictures to train a probe on, at most  [default: all]")
+        int | None, typer.Option(min=1, help="pictures to train a probe on, at most  \\[default: all]")
     ] = None,
     own_probe: Annotated[
         bool, typer.Option("--own-probe", help="train a second probe on the sparse model's features")
     ] = False,
     layout: Annotated[
-        LayoutName | None, typer.Option(help="of a segmentation data set  [default: by its folders]")
+        LayoutName | None, typer.Option(help="of a segmentation data set  \\[default: by its folders]")
     ] = None,
     classes: Annotated[
-        int | None, typer.Option(min=2, help="number of classes  [default: the layout's]")
+        int | None, typer.Option(min=2, help="number of classes  \\[default: the layout's]")
     ] = None,
     void: Annotated[
-        int | None, typer.Option(help="label of pixels that do not count  [default: the layout's]")
+        int | None, typer.Option(help="label of pixels that do not count  \\[default: the layout's]")
     ] = None,
     names: Annotated[
         Path | None,

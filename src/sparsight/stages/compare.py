@@ -22,8 +22,8 @@ from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 
-RANKING_IMAGES = 2  # layers are ranked by the damage each does alone
-COMPLETION_IMAGES = 8
+RANKING_IMAGES = 1  # layers are ranked by the damage each does alone
+COMPLETION_IMAGES = 6
 COMBINED = "sve + early-exit"  # rows of our own that combine methods
 
 
@@ -139,7 +139,7 @@ def combined(model: nn.Module, layers: tuple[int, ...]) -> list[tuple[Settings, 
         return []
     exit_ = max(1, depth // 6)
     sparse = SVE(layers=tuple(range(exit_ + 1)), keep=3 / 16, keep_queries=1 / 32, sample_every=32)
-    rows = [EarlyExit(after=(exit_,), keep=keep) for keep in (0.6, 0.45, 0.3)]
+    rows = [EarlyExit(after=(exit_,), keep=keep) for keep in (0.45, 0.3)]
     bounded = EarlyExit(after=(exit_,), keep=0.45, score="map-error", bound="calibrated")
     return [(sparse, leaving) for leaving in (*rows, bounded)]
 

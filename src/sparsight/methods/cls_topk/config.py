@@ -27,8 +27,8 @@ class ClsTopK(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """Keep 0.9 to 0.6 a stage."""
-        return tuple(cls(keep=keep) for keep in (0.9, 0.8, 0.7, 0.6))
+        """Keep 0.9 and 0.7 a stage."""
+        return tuple(cls(keep=keep) for keep in (0.9, 0.7))
 
     def label(self) -> str:
         """The share that goes on in each stage."""

@@ -92,8 +92,8 @@ class EarlyExit(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """From three quarters to a third of the tokens, after a sixth of the layers."""
-        return tuple(cls(keep=keep) for keep in (0.75, 0.6, 0.45, 0.3))
+        """From three fifths to a third of the tokens, after a sixth of the layers."""
+        return tuple(cls(keep=keep) for keep in (0.6, 0.45, 0.3))
 
     def label(self) -> str:
         """Where tokens leave, how many stay, and by what."""

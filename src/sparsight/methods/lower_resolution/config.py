@@ -24,7 +24,7 @@ class LowerResolution(Settings):
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
         """From seven eighths down to a half."""
-        return tuple(cls(scale=scale) for scale in (15 / 16, 7 / 8, 13 / 16, 3 / 4, 5 / 8))
+        return tuple(cls(scale=scale) for scale in (7 / 8, 3 / 4, 5 / 8))
 
     def label(self) -> str:
         """The scale."""

@@ -62,8 +62,8 @@ class MLPRouting(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """Half and a quarter of the tokens, everywhere."""
-        return tuple(cls(layers=tuple(sorted(ranking)), keep=keep) for keep in (1 / 2, 1 / 4))
+        """Half of the tokens, everywhere."""
+        return (cls(layers=tuple(sorted(ranking)), keep=1 / 2),)
 
     def label(self) -> str:
         """Layers and fraction."""

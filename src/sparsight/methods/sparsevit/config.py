@@ -71,8 +71,8 @@ class SparseViT(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """A fifth, two fifths and three fifths of the windows everywhere, as published and completed."""
-        published = tuple(cls(sparsity=fifths / 5) for fifths in (1, 2, 3))
+        """Two fifths and three fifths of the windows everywhere, as published and completed."""
+        published = tuple(cls(sparsity=fifths / 5) for fifths in (2, 3))
         return (*published, *(row.completed() for row in published))
 
     def completed(self) -> Self:

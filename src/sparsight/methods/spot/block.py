@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sparsight.completions.linear import Regression, normalised
-from sparsight.errors import SparsightError
 from sparsight.methods.parted import PartedBlock
 from sparsight.methods.reduced import CARRY, Reduced, map_name
 from sparsight.methods.spot.config import network_names
@@ -49,13 +48,7 @@ class SpotBlock(PartedBlock):
         count = kept_count(x.shape[1], config.retained(layer), prefix)
         if count >= state.rows.shape[1]:
             return None
-        earlier = tuple(state.notes[n] for n in config.noting(layer) if n in state.notes)
-        if len(earlier) < len(config.noting(layer)):
-            raise SparsightError(
-                f"layer {layer} does not know what the layers before have noted of the tokens: a "
-                "hook that returns a new tensor loses that (change it in place), and so does gradient "
-                "checkpointing with use_reentrant=True (choose False)"
-            )
+        earlier = tuple(state.notes[n] for n in config.noting(layer))
         tokens, network = take(x, state.rows), {name: self.tensor(name) for name in network_names()}
         view = View(tokens, normalised(tokens), prefix, tensors=network, notes=earlier)
         return top(of_view(view), count, prefix).sort(1).values

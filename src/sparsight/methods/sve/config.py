@@ -84,11 +84,11 @@ class SVE(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """More and more layers, the least harmful first; then the same completed."""
-        counts = sorted({max(1, round(len(ranking) * share)) for share in (1 / 3, 1 / 2, 3 / 4, 1)})
+        """Half and three quarters of the layers, the least harmful ones; then the same completed."""
+        counts = sorted({max(1, round(len(ranking) * share)) for share in (1 / 2, 3 / 4)})
         few = {"keep": 3 / 16, "keep_queries": 1 / 32, "sample_every": 32}
         rows = [cls(layers=tuple(sorted(ranking[:count])), **few) for count in counts]  # type: ignore[arg-type]
-        return (*rows, *(row.completed() for row in rows[-2:]))
+        return (*rows, *(row.completed() for row in rows))
 
     def completed(self) -> Self:
         """With a map in place of what is skipped."""

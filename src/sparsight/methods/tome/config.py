@@ -22,8 +22,8 @@ class ToMe(Settings):
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
-        """So that 3/4, 5/8, 1/2 and 1/4 of the tokens are left at the end."""
-        return tuple(cls(merge=(1 - left) / len(ranking)) for left in (3 / 4, 5 / 8, 1 / 2, 1 / 4))
+        """So that 3/4 and 1/2 of the tokens are left at the end."""
+        return tuple(cls(merge=(1 - left) / len(ranking)) for left in (3 / 4, 1 / 2))
 
     def label(self) -> str:
         """The share that merges in each layer."""
