@@ -295,7 +295,7 @@ def test_methods_are_judged_together_and_one_that_runs_dense_is_named(model, col
     exits = sparsight.EarlyExit(after=(1,), keep=0.5, completion="last", min_tokens=1000)
     both = [HALF.model_copy(update={"layers": (0,)}), exits]
     found = sparsight.evaluate(model, both, "features", colours, SIZE)
-    assert found["protocol"]["plan"] == ("1 layers keep 0.25, sampled; after 1 keep 0.5, standout, last")
+    assert found["protocol"]["plan"] == ("1 layer keep 0.25, sampled; after 1 keep 0.5, standout, last")
     assert found["notes"] == [
         "at 64x96 there are 25 tokens, fewer than the 1000 from which the plan is sparse: the layers of "
         "early-exit ran dense"

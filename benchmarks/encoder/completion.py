@@ -26,7 +26,7 @@ from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.measure import name
 
 PICTURES = 16  # of calibration
-RESOLUTIONS = (768, 896, 1024, 1152, 1280)
+RESOLUTIONS = (768, 1152, 1280)
 SIXTEENTH = sparsight.SVE(layers=(0, 1, 2), **FEW | {"keep": 1 / 16})
 TWICE = sparsight.EarlyExit(after=(2, 6), keep=(0.4, 0.25))
 ROUTED = sparsight.MLPRouting(layers=range(3, 12), keep=1 / 2)
