@@ -287,6 +287,20 @@ def test_spot_is_searched_by_rho_and_stages():
     assert (found.rho, found.stages) == (0.7, (1,))
 
 
+def test_early_exit_is_searched_by_layers_share_and_score(tmp_path):
+    model = make_model("augreg")
+    images = make_images(model, batch=6, grid=(20, 20))  # 400 tokens: enough for maps of 49 rows
+    method = sparsight.EarlyExit(min_tokens=0)
+    settings = QUICK.model_copy(update={"trials": 4})
+    plan = search(model, images, Budget(max_loss=100.0), tmp_path, method, settings)
+    found = plan.one(sparsight.EarlyExit)
+    assert found.after in {(1,), (1, 2)}  # of four layers: there is nothing to skip after the last
+    assert (found.completion, found.bound) == ("map", None)
+    sparsight.apply(model, tmp_path)  # with maps of its own, fitted for its settings
+    front = json.loads((tmp_path / "front.json").read_text())
+    assert len({trial["key"] for trial in front["trials"]}) == 4
+
+
 def test_a_search_of_spot_without_networks_says_how_to_train_them(tmp_path):
     model = make_model("augreg")
     with pytest.raises(sparsight.PlanError, match=r"train them with sparsight\.optimize"):

@@ -15,7 +15,7 @@ from sparsight.files import check_writable
 from sparsight.fit import resolve
 from sparsight.identity import identity
 from sparsight.images import Images, Reader
-from sparsight.methods import SPOT, SVE, Settings, SparseViT, tensor_name
+from sparsight.methods import SPOT, SVE, EarlyExit, Settings, SparseViT, tensor_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -28,7 +28,7 @@ from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
 from sparsight.stages.search.space import Space, sve_space
-from sparsight.stages.search.tokens import SPOTSpace
+from sparsight.stages.search.tokens import ExitSpace, SPOTSpace
 from sparsight.stages.search.trials import Search, run_trials
 from sparsight.stages.search.windows import window_space
 from sparsight.stages.select import Damage
@@ -92,7 +92,7 @@ def search(
     plan = plan.with_(resolution=(picture.shape[2], picture.shape[3]), recipe={})
     count = min(SEARCH_IMAGES, len(searched))
     damage, bench = Damage(model, searched, count), bench_of(model, searched, count)
-    space = space_of(model, plan, searched, damage, count)
+    space = space_of(bench, plan, damage)
     latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
     recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), list(space.genes)]
     trials = run_trials(
@@ -125,23 +125,27 @@ def fitted(plan: Plan, chosen: Settings, bench: Bench) -> Plan:
     return complete(bench, plan.changed(chosen))
 
 
-def space_of(model: nn.Module, plan: Plan, images: Images, damage: Damage, count: int) -> Space:
+def space_of(bench: Bench, plan: Plan, damage: Damage) -> Space:
     """What may be chosen for the plan's method."""
-    if windows := plan.find(SparseViT):
-        resolve(plan, model, family_in(model))  # refused before any work if it does not fit
-        return window_space(model, windows, _picture(model, images))
-    if plan.find(SPOT):
-        return SPOTSpace(resolve(plan, model, family_in(model)).one(SPOT))
-    if plan.find(SVE) is None:
-        raise PlanError(f"there is no search for {plan.name}: use SVE, SPOT or SparseViT")
+    model, family = bench.model, bench.family
+    if plan.find(SVE) is None:  # refused before any work if it does not fit
+        named = resolve(complete(bench, plan), model, family)
+        if windows := named.find(SparseViT):
+            return window_space(model, windows, _picture(model, bench.images))
+        if spot := named.find(SPOT):
+            return SPOTSpace(spot)
+        if leaving := named.find(EarlyExit):
+            wanted = {"min_tokens": 0, "bound": None}
+            return ExitSpace(leaving.model_copy(update=wanted), len(family.blocks(model)))
+        raise PlanError(f"there is no search for {plan.name}: use SVE, EarlyExit, SPOT or SparseViT")
     base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})
-    layers = family_in(model).global_layers(model)
+    layers = family.global_layers(model)
     if base.score == "linear":  # only layers with a projector can rank by one
         layers = tuple(n for n in layers if tensor_name("sve", n, "projector") in plan.weights)
     alone = base.model_copy(update={"keep": 1 / 8, "completion": "none"})
     single = [alone.model_copy(update={"layers": (n,)}) for n in layers]
     damages = {n: damage(plan.changed(one)) for n, one in zip(layers, single, strict=True)}
-    return sve_space(base, damages, analyze(model, images, count))
+    return sve_space(base, damages, analyze(model, bench.images, bench.max_images))
 
 
 def _picture(model: nn.Module, images: Images) -> Tensor:
