@@ -45,7 +45,7 @@ GATES = RelevanceTraining(steps=120)
 ERRORS = RelevanceTraining(learns="map-error", steps=600)
 GATE_SCENES, GATE_SIZE = 512, (512, 512)  # small, to be quick; the statistics know no size
 PICTURES = 16  # that errors are learned from; maps are fitted on half of them
-RHOS = (0.9, 0.8, 0.7, 0.6)
+RHOS = (0.9, 0.7)
 
 
 def gates(model: Any, run: Path) -> Plan:
