@@ -28,7 +28,8 @@ from sparsight.families.windows import Windows
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.methods.sparsevit.config import dropped_count
-from sparsight.ops.windows import rank_windows, take_windows, window_rows, window_table
+from sparsight.methods.sparsevit.layout import Layout, lay_out
+from sparsight.ops.windows import rank_windows, take_windows, window_rows
 from sparsight.scores import SCORES
 from sparsight.scores.tokens import squared
 from sparsight.scores.view import View
@@ -43,17 +44,6 @@ class Carry:
 
     scores: Tensor  # (b, n)
     orders: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # shift -> (b, w)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a map of one size needs, worked out once."""
-
-    shift: tuple[int, int]
-    table: Tensor  # (w, l) numbers of tokens
-    padded: bool
-    masks: Tensor | None  # (4, l, l), the masks of the four corners of a shifted map
-    kind: Tensor | None  # (w,), which of them each window has
 
 
 class WindowBlock(Change):
@@ -159,33 +149,16 @@ class WindowBlock(Change):
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
-        windows = self.windows
+        windows, site = self.windows, self._sparsight
         size, shift = windows.size(self), windows.shift(self, grid)
         if torch.compiler.is_compiling():  # it becomes constants of the graph
-            return self._lay_out(x, grid, size, shift)
-        key, site = (grid, size, shift, x.device), self._sparsight
-        if site.shared is None or site.shared[0] != key:
+            return lay_out(self, windows, x, grid, size, shift)
+        key, kept = (grid, size, shift, x.device), site.shared
+        if kept is None or kept[0] != key:  # replicas on several devices share the site
             with torch.inference_mode(False):  # training may come after inference
-                site.shared = key, self._lay_out(x, grid, size, shift)
-        layout: Layout = site.shared[1]
+                site.shared = kept = (key, lay_out(self, windows, x, grid, size, shift))
+        layout: Layout = kept[1]
         return layout
-
-    @torch.no_grad()
-    def _lay_out(
-        self, x: Tensor, grid: tuple[int, int], size: tuple[int, int], shift: tuple[int, int]
-    ) -> Layout:
-        windows = self.windows
-        table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
-        down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
-        is_padded = (down * size[0], across * size[1]) != grid
-        if not any(shift):
-            return Layout(shift, table, is_padded, None, None)
-        # Tokens from opposite edges meet in the last row and column of windows, and nowhere else.
-        corners = torch.tensor([0, across - 1, (down - 1) * across, down * across - 1], device=x.device)
-        masks = windows.mask(self, (down * size[0], across * size[1]), x).index_select(0, corners)
-        is_last = [torch.arange(count, device=x.device) == count - 1 for count in (down, across)]
-        kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
-        return Layout(shift, table, is_padded, masks, kind)
 
     @property
     def stage(self) -> int:
