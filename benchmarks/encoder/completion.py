@@ -29,6 +29,7 @@ PICTURES = 16  # of calibration
 RESOLUTIONS = (768, 1152, 1280)
 SIXTEENTH = sparsight.SVE(layers=(0, 1, 2), **FEW | {"keep": 1 / 16})
 TWICE = sparsight.EarlyExit(after=(2, 6), keep=(0.4, 0.25))
+SOONER = sparsight.EarlyExit(after=(1, 4), keep=(0.4, 0.16))
 ROUTED = sparsight.MLPRouting(layers=range(3, 12), keep=1 / 2)
 
 
@@ -51,9 +52,10 @@ ROWS: dict[str, tuple[Settings, ...]] = {
         }.items()
     },
     "exit 0.3, map": (leaving(0.3),),
-    **{f"both {keep}": (FIRST, leaving(keep)) for keep in (0.5, 0.4, 0.3)},
+    **{f"both {keep}": (FIRST, leaving(keep)) for keep in (0.5, 0.4, 0.3, 0.25)},
     "both, twice": (FIRST, TWICE),
     "both, twice, 1/16": (SIXTEENTH, TWICE),
+    "both, sooner": (sparsight.SVE(layers=(0, 1), **FEW), SOONER),
     "all three": (FIRST, leaving(0.4), ROUTED),
 }
 AT_OTHER_SIZES = ("sve, map", "exit 0.4, map", "both 0.4")

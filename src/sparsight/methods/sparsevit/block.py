@@ -142,8 +142,9 @@ class WindowBlock(Change):
         tokens = parts.mlp(self, parts.residual(self, tokens, y))
         if (table := self.tensor("map")) is not None:
             skipped = window_rows(x, layout.table, order[:, count:])
-            rest = everything.index_select(0, skipped)[None]
-            everything = everything.index_copy(0, skipped, (rest + mapped(normalised(rest), table))[0])
+            rest = everything.index_select(0, skipped)
+            completed = torch.addmm(rest, normalised(rest), table[:-1]) + table[-1]
+            everything.index_copy_(0, skipped, completed)  # `everything` is this block's own
         everything.index_copy_(0, rows, tokens.view(-1, c))
         return everything[: b * n].view(b, n, c)
 
