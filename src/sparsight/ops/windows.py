@@ -5,7 +5,7 @@ last token's.
 """
 
 from jaxtyping import Float, Int
-from torch import Tensor, arange, cat, where
+from torch import Tensor, arange, where
 from torch.nn.functional import pad
 
 
@@ -46,19 +46,11 @@ def rank_windows(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Int
 def window_rows(
     x: Float[Tensor, "b n c"], table: Int[Tensor, "w l"], chosen: Int[Tensor, "b k"]
 ) -> Int[Tensor, " r"]:
-    """The rows of chosen windows among all tokens of a batch; b n is the place without a token."""
+    """The rows of chosen windows among all tokens of a batch; b n is the place without a token.
+
+    Take them with `x.flatten(0, 1).index_select(0, rows)`, with one row more where a map was padded.
+    """
     b, n, _ = x.shape
     numbers = table.index_select(0, chosen.reshape(-1)).view(b, -1)
     starts = arange(0, b * n, n, device=x.device)[:, None]
     return where(numbers == n, b * n, numbers + starts).view(-1)
-
-
-def take_windows(
-    x: Float[Tensor, "b n c"], table: Int[Tensor, "w l"], kept: Int[Tensor, "b k"]
-) -> tuple[Float[Tensor, "m c"], Int[Tensor, " r"]]:
-    """All tokens of a batch and one row more for places without any, and the rows of the kept windows.
-
-    Take them with `all.index_select(0, rows)`, which is (b k l, c).
-    """
-    everything = cat([x.flatten(0, 1), x.new_zeros(1, x.shape[2])])
-    return everything, window_rows(x, table, kept)

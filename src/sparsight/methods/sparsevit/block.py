@@ -29,7 +29,7 @@ from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sparsevit.layout import Layout, lay_out
-from sparsight.ops.windows import rank_windows, take_windows, window_rows
+from sparsight.ops.windows import rank_windows, window_rows
 from sparsight.scores import SCORES
 from sparsight.scores.tokens import squared
 from sparsight.scores.view import View
@@ -126,9 +126,11 @@ class WindowBlock(Change):
         """
         family, (b, n, c) = self._sparsight.family, x.shape
         parts, windows, attn = family.parts, self.windows, family.parts.attention(self)
-        kept = order[:, :count]
-        everything, rows = take_windows(x, layout.table, kept)
-        tokens = everything.index_select(0, rows).view(b, -1, c)
+        kept, flat = order[:, :count], x.flatten(0, 1)
+        rows = window_rows(x, layout.table, kept)
+        if layout.padded:  # one row more, for places without a token
+            flat = torch.cat([flat, flat.new_zeros(1, c)])
+        tokens = flat.index_select(0, rows).view(b, -1, c)
         h = parts.norm(self, tokens)
         if layout.padded:
             h = h * (rows < b * n).view(b, -1, 1)
@@ -140,13 +142,11 @@ class WindowBlock(Change):
         out = scaled_dot_product_attention(*parts.qkv(attn, h), attn_mask=seen).transpose(1, 2)
         y = parts.merge(attn, out, h).view(b, -1, c)
         tokens = parts.mlp(self, parts.residual(self, tokens, y))
-        if (table := self.tensor("map")) is not None:
-            skipped = window_rows(x, layout.table, order[:, count:])
-            rest = everything.index_select(0, skipped)
-            completed = torch.addmm(rest, normalised(rest), table[:-1]) + table[-1]
-            everything.index_copy_(0, skipped, completed)  # `everything` is this block's own
-        everything.index_copy_(0, rows, tokens.view(-1, c))
-        return everything[: b * n].view(b, n, c)
+        if (table := self.tensor("map")) is None:
+            left = flat.clone()
+        else:  # of all tokens where they stand, which is cheaper than to gather those that skip it
+            left = torch.addmm(flat, normalised(flat), table[:-1]) + table[-1]
+        return left.index_copy_(0, rows, tokens.view(-1, c))[: b * n].view(b, n, c)
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
