@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsight.ops.partition import inverse, put, take_heads
+from sparsight.ops.partition import inverse, put, put_, take_heads
 
 
 def sparse_attention(
@@ -29,7 +29,8 @@ def sparse_attention(
     out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys))
     seeing = scaled_dot_product_attention(take_heads(q, queries), k, v)
     rows, seeing = (x.transpose(1, 2).flatten(2) for x in (out, seeing))
-    return put(rows, queries, seeing).view(b, n, h, d)
+    written = put if rows.requires_grad else put_  # a gradient needs what the first call returned
+    return written(rows, queries, seeing).view(b, n, h, d)
 
 
 def masked_attention(

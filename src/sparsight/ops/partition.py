@@ -81,6 +81,15 @@ def put(
     return x.reshape(b * n, c).index_copy(0, _flat(order, n), rows.reshape(-1, c)).view(b, n, c)
 
 
+def put_(
+    x: Float[Tensor, "b n c"], order: Int[Tensor, "b k"], rows: Float[Tensor, "b k c"]
+) -> Float[Tensor, "b n c"]:
+    """`put` into `x` itself, which is contiguous and nobody else's: no copy of all tokens."""
+    b, n, c = x.shape
+    x.view(b * n, c).index_copy_(0, _flat(order, n), rows.reshape(-1, c))
+    return x
+
+
 def take_heads(x: Float[Tensor, "b h n d"], order: Int[Tensor, "b k"]) -> Float[Tensor, "b h k d"]:
     """`take` for queries, keys or values; rows of a joint projection are read where they stand."""
     b, h, n, d = x.shape

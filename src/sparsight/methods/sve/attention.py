@@ -22,7 +22,7 @@ from sparsight.errors import SparsightError
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import kept_count, others, put, take, top
+from sparsight.ops.partition import kept_count, others, put, put_, take, top
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -57,7 +57,8 @@ class SparseAttention(Change):
         y = family.parts.merge(self, out, h)
         if (table := self.tensor("map")) is not None:
             seeing = ranked[:, :queries]  # they have seen everything: nothing is missing
-            y = put(y + mapped(h, table), seeing, take(y, seeing))
+            whole = y + mapped(h, table)
+            y = (put if whole.requires_grad else put_)(whole, seeing, take(y, seeing))
         return family.parts.result(y.view(*x.shape[:-1], -1))
 
     @property
