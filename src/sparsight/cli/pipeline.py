@@ -29,7 +29,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="folder for the run", show_default=False)],
     resolution: ResolutionOption = "1024",
     json: JsonOption = None,
-    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 12,
+    scenes: Annotated[int, typer.Option(min=1, help="held-out scenes to evaluate on")] = 8,
     repeats: Annotated[int, typer.Option(min=1, help="timed repeats of each arm")] = 5,
     full: Annotated[
         bool, typer.Option(help="distil sve as well, from where completion left it")
@@ -48,7 +48,7 @@ def demo(
     from sparsight.run import load
 
     tables.show_demo(result)
-    finish(out, encoder.load(), load(out), measuring_pictures(size), max_images=8, resolution=size)
+    finish(out, encoder.load(), load(out), measuring_pictures(size), max_images=4, resolution=size)
 
 
 @app.command()
