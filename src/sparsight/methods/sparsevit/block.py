@@ -145,7 +145,7 @@ class WindowBlock(Change):
         if (table := self.tensor("map")) is None:
             left = flat.clone()
         else:  # of all tokens where they stand, which is cheaper than to gather those that skip it
-            left = torch.addmm(flat, normalised(flat), table[:-1]) + table[-1]
+            left = flat + mapped(normalised(flat)[None], table)[0]
         return left.index_copy_(0, rows, tokens.view(-1, c))[: b * n].view(b, n, c)
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
