@@ -3,9 +3,3 @@
 A method's `completion` names one of these.  "last" and "none" need no code of their own: a token that
 nothing is added to has its last value, and a query that nothing is added to has what it saw.
 """
-
-from typing import Literal
-
-Completion = Literal["none", "last", "map"]
-
-__all__ = ["Completion"]

@@ -43,8 +43,7 @@ class SPOT(Settings):
         if self.stages is not None:
             if not self.stages:
                 raise ValueError("stages is empty: name at least one layer, or leave it out")
-            if list(self.stages) != sorted(set(self.stages)):
-                raise ValueError(f"stages must rise and not repeat, not {list(self.stages)}")
+            check_rising(self.stages, "stages")
             if self.stages[0] == 0:
                 raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
         check_rising(self.taps, "taps")
