@@ -8,6 +8,7 @@ host.
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Protocol, Self
 
 import torch
@@ -47,20 +48,14 @@ class Lockstep:
     def run(self, jobs: Sequence[Job]) -> None:
         """All jobs to their end; raises what the first that failed raised."""
         self.active = len(jobs)
-        threads = [
-            threading.Thread(target=self._run, args=(number, job), daemon=True)
-            for number, job in enumerate(jobs)
-        ]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        except BaseException as error:
-            self.failed = self.failed or error
-            with self.turn:
-                self.turn.notify_all()
-            raise
+        with ThreadPoolExecutor(max(1, len(jobs))) as pool:  # which is left when all threads have ended
+            try:
+                wait([pool.submit(self._run, number, job) for number, job in enumerate(jobs)])
+            except BaseException as error:  # an interrupt
+                self.failed = self.failed or error
+                with self.turn:
+                    self.turn.notify_all()
+                raise
         if self.failed is not None:
             raise self.failed
 
