@@ -170,6 +170,7 @@ def test_labels_of_which_none_can_be_read_are_refused(tmp_path):
         ("a.json", json.dumps({"0": 0, "1": 2, "3": "void"})),
         ("a.json", json.dumps([[0, 0], [1, 2], [3, -1]])),
         ("a.txt", "0;road\n1;tree\n3;void\n"),
+        ("a.csv", "id,class,name\n0,0,road 1\n1,2,lane 2\n3,255,void\n"),
     ],
 )
 def test_tables_of_numbers(tmp_path, name, text):
@@ -189,6 +190,8 @@ def test_tables_of_numbers(tmp_path, name, text):
         ("a.txt", "64 128 64\tAnimal\n0 0 192\tArchway\n0 0 0\tVoid\n"),
         ("a.json", json.dumps({"#408040": 0, "0,0,192": 1, "(0, 0, 0)": "void"})),
         ("a.json", json.dumps([[[64, 128, 64], 0], [[0, 0, 192], 1], [[0, 0, 0], -1]])),
+        ("a.json", json.dumps({"type 1": [64, 128, 64], "type 2": [0, 0, 192], "void": [0, 0, 0]})),
+        ("a.csv", "Type 1,64,128,64\nType 2,0,0,192\nunlabelled,0,0,0\n"),
     ],
 )
 def test_tables_of_colours(tmp_path, name, text):
@@ -210,6 +213,11 @@ def test_tables_of_colours(tmp_path, name, text):
         ("a.txt", "0 road\n1 1\n", "both names and numbers"),
         ("a.json", "{", "cannot read the table"),
         ("a.json", "7", "cannot read the table"),
+        ("a.json", "[1, 2]", "cannot read the table"),
+        ("a.json", '["12 3"]', "cannot read the table"),
+        ("a.txt", "7 1.0\n", "'7 1.0'"),
+        ("a.csv", "0,road,128,64,128\n", "'0 road 128 64 128'"),
+        ("a.txt", "128 64 128\n", "'128 64 128'"),
         ("b.txt", None, "cannot read the table"),
         ("a.txt", "0 0\n1 99999\n", "'1 99999'"),
     ],

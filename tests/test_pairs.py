@@ -180,7 +180,7 @@ def test_pictures_of_both_splits_are_told_by_their_bytes(tmp_path):
     a, b, c, d = (tmp_path / name for name in "abcd")
     assert overlap([a, c], [b]) == []
     assert overlap([a, c], [b, d]) == [
-        "1 of the 2 pictures to judge by are also among those to learn from, the first: d"
+        "1 of the 2 pictures judged are also among those to learn from, the first: d"
     ]
 
 

@@ -289,7 +289,7 @@ def test_an_answer_that_is_always_the_same_is_noted(model, tmp_path):
     found = sparsight.evaluate(model, SAME, "segmentation", tmp_path, SIZE, classes=2)
     assert "the dense arm finds class 0 in every pixel" in found["notes"]
     assert "the sparse arm finds class 0 in every pixel" in found["notes"]
-    assert any("1 of the 2 pictures to judge by are also among" in note for note in found["notes"])
+    assert any("1 of the 2 pictures judged are also among" in note for note in found["notes"])
     assert any("class 0 has 99.9 %" in note for note in found["notes"])
 
 

@@ -43,7 +43,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         skipped=[*fitting.skipped, *skipped, *(f"{path} is an empty mask" for path in empty)],
         notes=[
             *mask_survey.notes(seen),
-            *overlap([p.image for p in train.pairs], [p.image for p in val.pairs]),
+            *overlap([p.image for p in train.pairs], files),
             *constant((dense, sparse), ["background", "object"]),
         ],
         shares={part.split: part.shares() for part in seen},

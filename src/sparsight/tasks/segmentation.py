@@ -88,7 +88,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         skipped=[*fitting.skipped, *missing],
         notes=[
             *suspicion.notes(seen, void),
-            *overlap([p.image for p in train.pairs], [p.image for p in val.pairs]),
+            *overlap([p.image for p in train.pairs], [val.pairs[place].image for place in places]),
             *_notes(fitting.shares, present, classes, void),
             *constant((dense, sparse), [f"class {k}" for k in range(classes)]),
         ],

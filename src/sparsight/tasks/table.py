@@ -84,19 +84,30 @@ def read_table(file: Path) -> Table:
 
 def _rows(text: str) -> Iterator[list[str]]:
     """The fields of each line that says something."""
-    lines = [re.split(r"[,;\t]|\s+", line.strip()) for line in text.splitlines()]
-    rows = [[field.strip() for field in line if field.strip()] for line in lines]
-    rows = [row for row in rows if row and (not row[0].startswith("#") or HEX.fullmatch(row[0]))]
+    lines = [line.strip() for line in text.splitlines()]
+    rows = [
+        [field.strip() for field in (re.split("[,;\t]", line) if re.search("[,;\t]", line) else [line])]
+        for line in lines if line and (not line.startswith("#") or HEX.match(line))
+    ]  # fmt: skip
+    rows = [[part for field in row for part in _parts(field, alone=len(row) == 1)] for row in rows]
     is_heading = rows and not any(_is_number(field) or HEX.fullmatch(field) for field in rows[0])
     yield from rows[1:] if is_heading else rows
 
 
 def _json_rows(data: Any) -> Iterator[list[str]]:
-    """The same of JSON: a dictionary, or lists of fields."""
-    if not isinstance(data, dict | list):
+    """The same of JSON: a dictionary, or a list of lists."""
+    rows = data.items() if isinstance(data, dict) else data
+    if not isinstance(data, dict | list) or not all(isinstance(row, list | tuple) for row in rows):
         raise ValueError('wanted is {"#800000": 3, ...}')
-    for row in data.items() if isinstance(data, dict) else data:
-        yield [field for field in re.split(r"[\s,\[\]()]+", " ".join(map(str, row))) if field]
+    for row in rows:
+        fields = [part for field in row for part in (field if isinstance(field, list) else [field])]
+        yield [part for field in fields for part in _parts(str(field).strip(" ()[]"), alone=False)]
+
+
+def _parts(field: str, alone: bool) -> list[str]:
+    """A field, or its parts if it is `alone` in its line or holds several numbers."""
+    parts = field.replace(",", " ").split() if alone or re.fullmatch(r"[\d\s,-]+", field) else [field]
+    return [part for part in parts if part]
 
 
 def _parsed(row: Sequence[str]) -> tuple[str, int, int | str] | None:
@@ -114,12 +125,14 @@ def _parsed(row: Sequence[str]) -> tuple[str, int, int | str] | None:
         kind, key, rest = "colour", int(packed(np.array(colour))), rest[3:]
     else:
         kind, key, rest = "number", int(rest[0]), rest[1:]
-    meaning = name or " ".join(rest)
+    if rest and _is_number(rest[0]):  # a name may stand beside it
+        number = VOID if rest[0] in VOID_WORDS else int(rest[0])
+        return (kind, key, number) if VOID <= number < MOST_CLASSES else None
+    meaning = " ".join(rest) or name
     if meaning.lower() in VOID_WORDS:
         return kind, key, VOID
-    if _is_number(meaning):
-        return (kind, key, int(meaning)) if 0 <= int(meaning) < MOST_CLASSES else None
-    return (kind, key, meaning) if meaning else None
+    is_name = any(letter.isalpha() for letter in meaning) and not any(map(_is_number, rest))
+    return (kind, key, meaning) if is_name else None
 
 
 def _numbered(found: dict[int, int | str], file: Path) -> dict[int, int]:
