@@ -303,7 +303,10 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         "resolution": ([*analyze, "--resolution", "big"], "neither like 1024"),
         "model": (["analyze", "something", "--images", images], "MODEL 'something' is neither"),
         "timm name": (["analyze", "timm:no_such", "--images", images], "timm has no model 'no_such'"),
-        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "ResNet is not supported"),
+        "not a ViT": (
+            ["analyze", "timm:resnet18", "--images", images],
+            "ResNet of timm.models.resnet is not supported",
+        ),
         "pickle": (
             [
                 "analyze",
