@@ -326,6 +326,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text((hf_checkpoint / "config.json").read_text())
     (pickled / "pytorch_model.bin").write_bytes(b"")
+    torch.save({"weight": torch.nn.Linear(1, 1)}, tmp_path / "a.pth")
     save_file({"logit_scale": torch.zeros(())}, lacking / "model.safetensors", {"format": "pt"})
     analyze = ["analyze", checkpoint, "--images", images]
     optimize = ["optimize", checkpoint, "--images", images, "--resolution", "64", "--out"]
@@ -335,11 +336,21 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         "patch size": ([*analyze, "--resolution", "100"], "the nearest that is: 96x96"),
         "resolution": ([*analyze, "--resolution", "big"], "neither like 1024"),
         "model": (["analyze", "something", "--images", images], "MODEL 'something' is neither"),
-        "timm name": (["analyze", "timm:no_such", "--images", images], "cannot load no_such"),
-        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "ResNet is not supported"),
+        "timm name": (["analyze", "timm:no_such", "--images", images], "timm has no model 'no_such'"),
+        "not a ViT": (
+            ["analyze", "timm:resnet18", "--images", images],
+            "ResNet of timm.models.resnet is not supported",
+        ),
         "pickle": (
-            ["analyze", "timm:vit_tiny_patch16_224", "--checkpoint", "a.pth", "--images", images],
-            "not a .safetensors file",
+            [
+                "analyze",
+                "timm:vit_tiny_patch16_224",
+                "--checkpoint",
+                tmp_path / "a.pth",
+                "--images",
+                images,
+            ],
+            "holds more than tensors (torch.nn.modules.linear.Linear)",
         ),
         "no checkpoint": (
             ["analyze", "demo", "--checkpoint", "a.safetensors", "--images", images],
@@ -347,7 +358,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         ),
         "other checkpoint": (
             ["analyze", "demo", "--checkpoint", checkpoint / "model.safetensors", "--images", images],
-            "cannot load",
+            "does not fit VisionTransformer: 96 missing",
         ),
         "pickled folder": (
             ["analyze", pickled, "--images", images],

@@ -50,6 +50,8 @@ def compare(
 
     plans = [load(folder) for folder in run or ()]
     if model == "demo" and images is None:
+        if checkpoint is not None:
+            raise SparsightError("the demo's own scenes are for its own weights: give --images DIR")
         from sparsight.demo.compare import compare_demo
 
         size = parse_resolution(resolution)

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.options import CheckpointOption, ModuleOption, PretrainedOption, model_of
+from sparsight.cli.options import (
+    CheckpointOption,
+    ModuleOption,
+    PretrainedOption,
+    loaded_model,
+    model_of,
+)
 
 
 @app.command()
@@ -46,7 +52,6 @@ def session_of(
     from sparsight.explore.session import Session
     from sparsight.families import encoder_in, family_of
     from sparsight.images import ImageFolder, check_resolution, parse_resolution
-    from sparsight.models import load_model
     from sparsight.run import PLAN_FILE
 
     plan = None
@@ -55,7 +60,7 @@ def session_of(
         module = module or plan.recipe.get("module")
     else:
         size = parse_resolution(resolution or "512")
-        loaded = load_model(model, size, pretrained, checkpoint)
+        loaded = loaded_model(model, size, pretrained, checkpoint)
     encoder = encoder_in(loaded.model, module)
     check_resolution(size, family_of(encoder).patch_px(encoder))
     if loaded.random_weights:

@@ -16,6 +16,7 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
+    loaded_model,
     open_model,
     write,
 )
@@ -128,9 +129,7 @@ def optimize(
     images_or_refused(images, model)
     size = parse_resolution(resolution)
     if images is None:
-        from sparsight.models import load_model
-
-        loaded, folder = load_model(model, size), pictures_of_demo(size)
+        loaded, folder = loaded_model(model, size, pretrained, checkpoint), pictures_of_demo(size)
     else:
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:

@@ -18,12 +18,24 @@ ResolutionOption = Annotated[
 ]
 PretrainedOption = Annotated[bool, typer.Option(help="fetch the weights from the hub")]
 CheckpointOption = Annotated[
-    Path | None, typer.Option(help="other weights for MODEL: a local .safetensors file")
+    Path | None, typer.Option(help="other weights for MODEL: a local .safetensors or .pth file")
 ]
 ModuleOption = Annotated[
     str | None, typer.Option(help="path of the vision encoder in a larger model, like vision_tower")
 ]
 MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
+
+
+def loaded_model(
+    model: str, resolution: tuple[int, int], pretrained: bool, checkpoint: Path | None
+) -> Any:
+    """MODEL; what was assumed or left out is said."""
+    from sparsight.models import load_model
+
+    loaded = load_model(model, resolution, pretrained, checkpoint)
+    for note in loaded.notes:
+        say(note)
+    return loaded
 
 
 def open_model(
@@ -33,11 +45,10 @@ def open_model(
     """The loaded model and its pictures, after the cheap checks."""
     from sparsight.families import encoder_in, family_of
     from sparsight.images import ImageFolder, check_resolution, parse_resolution
-    from sparsight.models import load_model
 
     size = parse_resolution(resolution)
     ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
-    loaded = load_model(model, size, pretrained, checkpoint)
+    loaded = loaded_model(model, size, pretrained, checkpoint)
     encoder = encoder_in(loaded.model, module)
     check_resolution(size, family_of(encoder).patch_px(encoder))
     return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
@@ -48,14 +59,13 @@ def model_of(
 ) -> tuple[Any, Any, tuple[int, int]]:
     """The plan in a run folder, the loaded model it was made for, and the resolution to use."""
     from sparsight.images import parse_resolution
-    from sparsight.models import load_model
     from sparsight.run import load
 
     plan = load(run)
     if plan.source is None or plan.resolution is None:
         raise SparsightError(f"{run} does not say which model it was made for: use the verb in Python")
     size = parse_resolution(resolution) if resolution else plan.resolution
-    return plan, load_model(plan.source, plan.resolution, pretrained, checkpoint), size
+    return plan, loaded_model(plan.source, plan.resolution, pretrained, checkpoint), size
 
 
 def write(result: Any, *places: Path | None) -> None:

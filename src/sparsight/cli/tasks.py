@@ -14,6 +14,7 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
+    loaded_model,
     model_of,
     report_skipped,
     write,
@@ -158,13 +159,12 @@ def finetune(
     Interrupted, it goes on where it stopped when the same command is given again.  The adapters end
     up in the weights: give the other verbs the same MODEL with --checkpoint OUT/model.safetensors.
     """
-    from sparsight.models import load_model
     from sparsight.tasks.finetune import Finetuning
     from sparsight.tasks.finetune import finetune as adapt
 
     settings = Finetuning(steps=steps, batch=batch, rank=rank, learning_rate=learning_rate)
     size = parse_resolution(resolution)
-    loaded = load_model(model, size, pretrained, checkpoint)
+    loaded = loaded_model(model, size, pretrained, checkpoint)
     facts = adapt(
         loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std, table=table
     )

@@ -35,7 +35,7 @@ from sparsight.plan import Plan
 from sparsight.scores.tokens import magnitude
 from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
 Loss = Callable[..., Tensor]  # model, pictures (b, 3, height, width), and labels as stacked -> scalar
@@ -116,7 +116,7 @@ def adapt(
     if plan.find(SparseViT) is None:
         raise PlanError(f"adapt is for SparseViT alone, not for {plan.name}: use distil")
     accelerator = processes()
-    teacher = model.to(accelerator.device).eval()
+    teacher = in_float32(model).to(accelerator.device).eval()
     student, method = _student(teacher, plan)
     family, pruned = family_in(student), [any(stage) for stage in method.by_stage]
     trained = dict(student.named_parameters())
@@ -128,7 +128,9 @@ def adapt(
     def batch_of(step: int) -> tuple[Tensor, ...]:
         _configure(student, drawn(method, step, settings))
         items = [item if isinstance(item, tuple) else (item,) for item in batches(step)]
-        return tuple(torch.stack(part).to(accelerator.device) for part in zip(*items, strict=True))
+        pictures, *labels = (torch.stack(part) for part in zip(*items, strict=True))
+        moved = (part.to(accelerator.device) for part in labels)
+        return pictures.to(next(teacher.parameters())), *moved
 
     width = max(family.dim(block) for block in family.blocks(student))
     # A ranking by anything else than the magnitudes need not follow them.
@@ -161,7 +163,7 @@ def _try_hardest(student: nn.Module, method: SparseViT, settings: Adaptation, it
     _configure(student, method.model_copy(update={"sparsity": hardest}))
     picture = item[0] if isinstance(item, tuple) else item
     with torch.no_grad():
-        family_in(student).features(student, picture[None].to(next(student.parameters()).device))
+        family_in(student).features(student, picture[None].to(next(student.parameters())))
 
 
 def _configure(student: nn.Module, method: SparseViT) -> None:
@@ -176,7 +178,7 @@ def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
 
     def draw(stage: tuple[float, ...]) -> tuple[float, ...]:
         dropping = sum(map(bool, stage))
-        tenths = torch.randint(settings.tenths + 1, (dropping,), generator=generator)
+        tenths = torch.randint(settings.tenths + 1, (dropping,), generator=generator, device="cpu")
         never = (0.0,) * (len(stage) - dropping)  # the first of a stage, since sparsity does not fall
         return never + tuple(tenth / 10 for tenth in sorted(tenths.tolist()))
 

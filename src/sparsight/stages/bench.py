@@ -92,5 +92,9 @@ def bench_of(
 
 def blank(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Plan:
     """`plan` with zeros for those tensors that it has not."""
-    missing = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in plan.weights}
+    missing = {
+        name: torch.zeros(shape, dtype=torch.float32, device="cpu")
+        for name, shape in shapes.items()
+        if name not in plan.weights
+    }
     return plan.with_(weights=missing) if missing else plan

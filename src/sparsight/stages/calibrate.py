@@ -109,7 +109,7 @@ class _Totals:
     def __init__(self, layers: tuple[int, ...]) -> None:
         self.indicator, self.top_share = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
         self.recall: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-        self.overlap = torch.zeros(len(layers), len(layers))
+        self.overlap = torch.zeros(len(layers), len(layers), dtype=torch.float32, device="cpu")
 
     def add(self, view: LayerView, prefix: int, projector: Tensor | None) -> None:
         """One image's statistics of one layer; prefix tokens, kept in any case, do not count."""
@@ -130,7 +130,8 @@ class _Totals:
     def add_overlap(self, maps: list[Tensor]) -> None:
         """One image's maps m (n,) of all layers; those of different token grids have none in common."""
         for count in {len(m) for m in maps}:
-            places = torch.tensor([place for place, m in enumerate(maps) if len(m) == count])
+            same = [place for place, m in enumerate(maps) if len(m) == count]
+            places = torch.tensor(same, device="cpu")
             of_one_grid = torch.stack([maps[place] for place in places])
             shares = statistics.overlap(of_one_grid, TRUE_FRACTION)
             self.overlap[places[:, None], places] += shares.cpu()

@@ -38,7 +38,8 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
                 picture = torch.randn(size, device=like.device, dtype=like.dtype)
                 try:
                     tokens = _tokens(model, picture, layers)
-                except (AssertionError, RuntimeError):  # timm's refusal of another picture size
+                except (AssertionError, RuntimeError, ValueError):
+                    _check_runs(model, plan, picture)  # or it is not the size that does not suit
                     return None, rows
                 arms = {
                     "dense": lambda p=picture: family.features(model, p),
@@ -51,6 +52,14 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
                 if len(paying) == 2 and all(paying):
                     return int(rows[-2]["tokens"]), rows
     return None, rows
+
+
+def _check_runs(model: nn.Module, plan: Plan, like: torch.Tensor) -> None:
+    """Raise what the model raises at the size it is for: some take that one alone."""
+    size = plan.resolution or getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        with torch.no_grad():
+            family_in(model).features(model, like.new_zeros(*like.shape[:2], *size))
 
 
 def _tokens(model: nn.Module, picture: torch.Tensor, layers: Iterable[int]) -> int:

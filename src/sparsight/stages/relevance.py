@@ -32,7 +32,7 @@ from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.relevance_error import fit_errors
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "relevance.safetensors"  # the state of an unfinished one, in the run's folder
 # DynamicViT's weights are 0.5 and 2.  With 2 the shares drift off (to 0.6 of rho^k in a trial), and the
@@ -108,7 +108,7 @@ def fit_relevance(
     last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()
     accelerator = processes()
-    teacher = model.to(accelerator.device).eval()
+    teacher = in_float32(model).to(accelerator.device).eval()
     family = family_in(teacher)
     blocks = family.blocks(teacher)
     config = last.resolved(family.global_layers(teacher), len(blocks))
@@ -142,12 +142,14 @@ def fit_relevance(
         # A function of the step, so that resuming is exact; rho is the same for all processes.
         number = settings.seed * 1_000_003 + step
         low, high = settings.rho
-        chance = torch.rand((), generator=torch.Generator().manual_seed(number)).item()
+        chance = torch.rand((), generator=torch.Generator().manual_seed(number), device="cpu").item()
         draw.rho = low + (high - low) * chance
         draw.generator.manual_seed(number * accelerator.num_processes + accelerator.process_index)
         batch = pictures(step)
         columns = (batch,) if task_loss is None else zip(*batch, strict=True)
-        return tuple(torch.stack(list(column)).to(accelerator.device) for column in columns)
+        stacked, *truths = (torch.stack(list(column)) for column in columns)
+        moved = (part.to(accelerator.device) for part in truths)
+        return stacked.to(next(teacher.parameters())), *moved
 
     width = max(family.dim(block) for block in blocks)
     usual = PREDICTOR_RATE if settings.train == "predictors" else 0.025 / width
@@ -166,9 +168,10 @@ def _initial(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]
     """Random inner weights, all else zero: at first every token is as likely to stay."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        name: torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        / shape[1] ** 0.5
         if len(shape) == 2
-        else torch.zeros(shape)
+        else torch.zeros(shape, dtype=torch.float32, device="cpu")
         for name, shape in shapes.items()
     }
 
@@ -180,7 +183,7 @@ def _networks(known: dict[str, Tensor], config: SPOT, device: torch.device) -> d
         for short in network_names():
             name = tensor_name("spot", stage, short)
             found[name] = nn.Parameter(known[name].to(device, torch.float32).clone())
-        found[_shift(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], device=device))
+        found[_shift(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float32, device=device))
     return found
 
 

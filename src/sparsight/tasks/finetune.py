@@ -28,7 +28,7 @@ from sparsight.ops.grids import grid_of
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 from sparsight.tasks import layouts, mask_survey
 from sparsight.tasks.base import patches_of, requested
 from sparsight.tasks.dense_probe import fit_each, patch_shares
@@ -103,7 +103,7 @@ def finetune(
         raise SparsightError(f"{out} already has a {WEIGHTS_FILE}: choose another folder")
 
     accelerator = processes()
-    tuned = copy.deepcopy(model).to(accelerator.device).eval()
+    tuned = in_float32(copy.deepcopy(model)).to(accelerator.device).eval()
     with evaluating(tuned):
         start = fit_each((encoder_in(tuned, module),), samples, request, CLASSES).probes[0]
         patches = len(patches_of(encoder_in(tuned, module), torch.zeros(3, *resolution)))
