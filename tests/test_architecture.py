@@ -117,7 +117,4 @@ def test_no_pickle_and_no_code_from_files(path):
             assert not names & {"pickle", "marshal", "shelve", "dill"}
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
             called = ast.unparse(node.func)
-            if called == "torch.load":  # of a checkpoint, by the reader that makes tensors alone
-                safely = {k.arg: ast.unparse(k.value) for k in node.keywords}.get("weights_only")
-                assert (path.parent.name, path.name, safely) == ("models", "files.py", "True")
-            assert called not in ("torch.save", "eval", "exec")
+            assert called not in ("torch.load", "torch.save", "eval", "exec")

@@ -350,7 +350,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
                 "--images",
                 images,
             ],
-            "holds more than tensors (torch.nn.modules.linear.Linear)",
+            "a.pth is a pickle, and pickles are not read",
         ),
         "no checkpoint": (
             ["analyze", "demo", "--checkpoint", "a.safetensors", "--images", images],

@@ -18,7 +18,7 @@ ResolutionOption = Annotated[
 ]
 PretrainedOption = Annotated[bool, typer.Option(help="fetch the weights from the hub")]
 CheckpointOption = Annotated[
-    Path | None, typer.Option(help="other weights for MODEL: a local .safetensors or .pth file")
+    Path | None, typer.Option(help="other weights for MODEL: a local .safetensors file")
 ]
 ModuleOption = Annotated[
     str | None, typer.Option(help="path of the vision encoder in a larger model, like vision_tower")

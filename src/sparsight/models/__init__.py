@@ -37,8 +37,9 @@ def load_model(
     `timm:NAME` has seeded random weights unless `pretrained` (fetched from the hub) or `checkpoint` is
     given; `hf:NAME` is a model of transformers, only with `pretrained`.  A folder needs the config.json
     and safetensors that timm's `save_for_hf` or transformers' `save_pretrained` writes.  `checkpoint` is
-    a local file with other weights for MODEL, of safetensors or of `torch.save` (read safely), under any
-    prefix and with any head or none.  No code of a checkpoint is run.  Raises SparsightError.
+    a local safetensors file, or the index of its shards, with other weights for MODEL, under any prefix
+    and with any head or none.  No pickle is read, and no code of a checkpoint is run.  Raises
+    SparsightError.
     """
     loaded = _loaded(source, resolution, pretrained, other_weights=checkpoint is not None)
     if checkpoint is None:

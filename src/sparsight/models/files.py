@@ -1,13 +1,8 @@
-"""The tensors of a checkpoint: safetensors, whole or in shards, or a file of torch.save read safely.
+"""The tensors of a checkpoint: safetensors, whole or in shards.  Pickles are not read."""
 
-A file of torch.save is a pickle.  It is read by PyTorch's restricted reader (`weights_only=True`), which
-makes tensors and plain containers and calls nothing else.
-"""
-
-import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sparsight.errors import SparsightError
 
@@ -27,7 +22,7 @@ OTHERS = {
 
 
 def tensors_of(path: Path) -> "dict[str, Tensor]":
-    """Every tensor of a checkpoint by its name, those of nested dictionaries with dots between.
+    """Every tensor of a checkpoint by its name.
 
     Raises SparsightError if there is no such file, or it cannot be read safely.
     """
@@ -38,13 +33,18 @@ def tensors_of(path: Path) -> "dict[str, Tensor]":
     read = (
         _sharded if path.name.endswith(INDEX)
         else _safetensors if path.suffix == ".safetensors"
-        else _of_torch_save if path.suffix in TORCH
         else None
     )  # fmt: skip
     if read is not None:
         return {_unwrapped(name): tensor for name, tensor in read(path).items()}
+    if path.suffix in TORCH:
+        raise SparsightError(
+            f"{brief(path.name, 60)} is a pickle, and pickles are not read: where you trust it, save "
+            "the dict of tensors that torch.load(FILE, weights_only=True) gives with "
+            "safetensors.torch.save_file"
+        )
     known = f"it is of {OTHERS[path.suffix]}" if path.suffix in OTHERS else "of a kind that is not read"
-    raise SparsightError(f"{path} holds no weights for PyTorch, {known}: give .safetensors or .pth")
+    raise SparsightError(f"{path} holds no weights for PyTorch, {known}: give .safetensors")
 
 
 def _unwrapped(name: str) -> str:
@@ -84,32 +84,3 @@ def _sharded(path: Path) -> "dict[str, Tensor]":
             raise SparsightError(f"{path} names {name}, which is not there: {len(shards)} shards belong")
         found |= _safetensors(path.parent / name)
     return found
-
-
-def _of_torch_save(path: Path) -> "dict[str, Tensor]":
-    import torch
-
-    try:
-        # Training scripts keep their arguments beside the weights; a Namespace is plain data.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file has many kinds of errors
-        if type(error).__name__ != "UnpicklingError" or "GLOBAL " not in str(error):
-            raise SparsightError(f"cannot read {path}: {brief(error)}") from None
-        needs = str(error).partition("GLOBAL ")[2].split()[0]
-        raise SparsightError(
-            f"{path} holds more than tensors ({brief(needs, 60)}), and no code of a checkpoint is run: "
-            "where you trust it, save its state_dict() with safetensors.torch.save_file"
-        ) from None
-    return dict(_flat(found, ""))
-
-
-def _flat(value: Any, name: str) -> "list[tuple[str, Tensor]]":
-    """The tensors in nested dictionaries."""
-    from torch import Tensor
-
-    if isinstance(value, Tensor):
-        return [(name, value)]
-    if not isinstance(value, dict):
-        return []
-    return [pair for k, v in value.items() for pair in _flat(v, f"{name}.{k}" if name else str(k))]
