@@ -156,7 +156,7 @@ def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
     assert code == 0, err
     for word in ("mIoU", "class 2: IoU", "pixel accuracy", "lose most", "classes [3]"):
         assert word in out
-    assert "1 pictures were skipped" in err
+    assert "left out 1: 1 no picture of a known kind" in err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written == json.loads((sparse_run / "evaluate-segmentation.json").read_text())
     assert written["protocol"]["images"] == 4
@@ -278,7 +278,7 @@ def test_bad_images_are_counted(run, checkpoint, images):
     (images / "1.png").write_bytes(b"broken")
     code, _, err = run("analyze", checkpoint, "--images", images, "--resolution", "64")
     assert code == 0
-    assert "1 unreadable images were skipped" in err
+    assert "left out 1: 1 no picture of a known kind" in err
     assert "1.png" in err
 
 

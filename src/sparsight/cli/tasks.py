@@ -123,7 +123,7 @@ def evaluate(
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)
     write_page(run)
-    report_skipped(result["skipped"], "pictures")
+    report_skipped(result["skipped"])
 
 
 @app.command()
@@ -156,7 +156,7 @@ def finetune(
     facts = adapt(loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std)
     write(facts, json)
     say(f"loss {facts['losses'][0]:.4f} at first, {facts['losses'][-1]:.4f} at last; weights in {out}")
-    report_skipped(facts["skipped"], "pictures")
+    report_skipped(facts["skipped"])
 
 
 @app.command()
