@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, writes and refuses."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -272,6 +273,31 @@ def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
     plan = sparsight.load(tmp_path / "run")
     assert {"sve.0.projector", "sve.2.projector", "sve.0.map", "sve.2.map"} <= set(plan.weights)
     assert any(name.startswith("model.blocks.2.") for name in plan.weights)
+
+
+def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, images, tmp_path):
+    from sparsight.cli.report import remember_command
+    from sparsight.run import COMMAND_FILE
+
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        images.rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (odd / "1.png").write_bytes((odd / "1.png").read_bytes()[:2000])
+    (odd / os.fsdecode(b"\xe9.jpg")).write_bytes(b"")
+    for name in ("a.heic", "b.heic", "._0.png"):
+        (odd / name).write_bytes(b"x")
+    code, _, err = run(
+        "analyze", checkpoint, "--images", odd, "--resolution", "64", "--json", tmp_path / "a.json"
+    )
+    assert code == 0, err
+    assert (
+        "left out 5: 2 .heic (pip install 'sparsight[heic]'), 1 hidden, 1 truncated, 1 an empty" in err
+    )
+    assert "caf\ufffd" in (tmp_path / "a.json").read_text().encode().decode("unicode_escape")
+    remember_command(tmp_path)
+    assert "caf\ufffd" in (tmp_path / COMMAND_FILE).read_text(encoding="utf-8")
 
 
 def test_bad_images_are_counted(run, checkpoint, images):

@@ -7,7 +7,7 @@ from sparsight.images.given import Pictures, pictures_of
 from sparsight.images.names import brief, shown
 from sparsight.images.resolution import check_resolution, parse_resolution
 from sparsight.images.sets import Held, Images, Item, Items, Reader, left_out, named
-from sparsight.images.single import Wanted
+from sparsight.images.wanted import Wanted
 
 __all__ = [
     "IMAGENET_MEAN",

@@ -4,9 +4,6 @@ What a thing means is told by its first picture that can be read, before any wor
 not fit is left out like a file that cannot be read.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +11,15 @@ from typing import TYPE_CHECKING, Any
 from sparsight.errors import ImagesError
 from sparsight.images.files import ImageFiles, ImageFolder
 from sparsight.images.folder import check_folder
-from sparsight.images.sets import HELD_BYTES, Held, Images, named
-from sparsight.images.single import Wanted, looks_plain, picture_in, tensor_of
+from sparsight.images.indexed import indexed, told
+from sparsight.images.names import brief
+from sparsight.images.sets import Held, Images, named
+from sparsight.images.single import looks_plain, picture_in, tensor_of
+from sparsight.images.wanted import Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORM = (
-    "a sequence of normalised ({}, h, w) float tensors, or sparsight.ImageFolder(folder, resolution, "
-    "mean, std)"
-)
 TRIED = 8  # places, evenly spread, where one picture has to be readable
 
 
@@ -38,30 +34,12 @@ def pictures_of(given: Any, wanted: Wanted, limit: int | None, labelled: bool = 
         return given
     if isinstance(given, str | PathLike):
         check_folder(Path(given))
-        size, mean, std = wanted.of_files("a folder")
+        size, mean, std = wanted.of_files()
         given = ImageFolder(given, size, mean, std)
     if isinstance(given, ImageFiles):
         wanted.check(given.resolution, len(given.mean))
         return given
-    return Pictures(_indexed(given, wanted, limit, labelled), wanted, labelled)
-
-
-@dataclass(frozen=True)
-class _Loader:
-    """A DataLoader of a data set with places: its sampler's places in their order, one at a time."""
-
-    loader: Any
-    places: list[int]
-    labelled: bool  # items are the data set's own
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> Any:
-        item = self.loader.dataset[self.places[index]]
-        if self.labelled:
-            return item
-        return self.loader.collate_fn(item if self.loader.batch_sampler is None else [item])
+    return Pictures(indexed(given, wanted.channels, limit, labelled), wanted, labelled)
 
 
 class Pictures:
@@ -129,113 +107,30 @@ class Pictures:
             return error
 
     def _read(self, index: int) -> Any:
-        name = named(self.items, index)
         try:
             item = self.items[index]
         except ImagesError:
             raise
         except Exception as error:  # of the user's own data set, which may read files or not
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            raise ImagesError(f"{name} of the data set fails ({told})") from None
-        if self.labelled:
-            return self._with_labels(item, name)
-        return tensor_of(picture_in(item, name), self.wanted, name)
+            raise self._error(index, f"the data set fails ({told(error)})") from None
+        try:
+            if self.labelled:
+                return _with_labels(item, self.wanted)
+            return tensor_of(picture_in(item), self.wanted)
+        except ImagesError as error:
+            raise self._error(index, str(error)) from None
 
-    def _with_labels(self, item: Any, name: str) -> "tuple[Tensor, ...]":
-        import torch
-
-        if not isinstance(item, tuple | list) or len(item) < 2:
-            raise ImagesError(f"{name} has no labels beside it: with a loss, give (picture, labels)")
-        picture, *labels = item
-        return tensor_of(picture, self.wanted, name), *(torch.as_tensor(label) for label in labels)
-
-
-def _indexed(given: Any, wanted: Wanted, limit: int | None, labelled: bool) -> Any:
-    """Something with a length and places."""
-    from torch.utils.data import DataLoader, IterableDataset
-
-    form = FORM.format(wanted.channels)
-    if isinstance(given, DataLoader) and not isinstance(given.dataset, IterableDataset):
-        return _Loader(given, _places(given), labelled)
-    if isinstance(given, Mapping):
-        given = picture_in(given, "the batch")
-    shape = getattr(given, "shape", None)
-    if shape is not None and len(shape) != 4:
-        what = "a single picture: put it in a list" if len(shape) in (2, 3) else "no set of pictures"
-        raise ImagesError(f"images of shape {tuple(shape)} are {what}; wanted is {form}")
-    if isinstance(given, bytes) or not (isinstance(given, Iterable) or hasattr(given, "__getitem__")):
-        raise ImagesError(f"{type(given).__name__} is no set of pictures; wanted is {form}")
-    has_places = all(hasattr(given, name) for name in ("__len__", "__getitem__"))
-    if has_places and not isinstance(given, IterableDataset) and (labelled or not _of_batches(given)):
-        return given
-    return _read_once(given, limit, labelled)
+    def _error(self, index: int, reason: str) -> ImagesError:
+        """With the picture's name, unless a file's is in it already."""
+        if reason.startswith("cannot read "):
+            return ImagesError(reason)
+        return ImagesError(f"{brief(named(self.items, index))}: {reason}")
 
 
-def _of_batches(given: Any) -> bool:
-    """Whether a list holds batches of several pictures, as `list(loader)` does."""
-    if not isinstance(given, list | tuple) or not given:
-        return False
-    try:
-        shape: tuple[int, ...] = getattr(picture_in(given[0], "the first"), "shape", ())
-    except ImagesError:
-        return False
-    return len(shape) == 4 and shape[0] > 1
-
-
-def _places(loader: Any) -> list[int]:
-    """The places that a loader's sampler chooses, each once, in their own order."""
+def _with_labels(item: Any, wanted: Wanted) -> "tuple[Tensor, ...]":
     import torch
-    from torch.utils.data import BatchSampler
 
-    own = loader.batch_sampler
-    with torch.random.fork_rng(devices=[]):  # a sampler that shuffles draws from the global generator
-        if own is None or type(own) is BatchSampler:
-            chosen: Iterator[Any] = iter(loader.sampler)
-        else:
-            chosen = (place for batch in own for place in batch)
-        return sorted(set(islice(chosen, len(loader.dataset))))
-
-
-def _read_once(given: Iterable[Any], limit: int | None, labelled: bool) -> list[Any]:
-    """The pictures of a stream, batches taken apart, up to `limit` or the memory for pictures."""
-    kept: list[Any] = []
-    held = 0
-    try:
-        for item in given:
-            for one in [item] if labelled else _taken_apart(item):
-                kept.append(one)
-                held += _bytes_of(one)
-                if len(kept) == limit or held > HELD_BYTES:
-                    return kept
-    except ImagesError:
-        raise
-    except Exception as error:  # of the user's own generator; what it gave before counts
-        if not kept:
-            told = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-            raise ImagesError(f"the images cannot be gone through ({told})") from None
-    return kept
-
-
-def _bytes_of(item: Any) -> int:
-    """About what a picture takes in memory."""
-    try:
-        one = picture_in(item, "")
-    except ImagesError:
-        return 0
-    if (known := getattr(one, "nbytes", None)) is not None:
-        return int(known)
-    size: Any = getattr(one, "size", None)
-    width, height = size if isinstance(size, tuple) and len(size) == 2 else (512, 512)
-    return 3 * width * height
-
-
-def _taken_apart(item: Any) -> Sequence[Any]:
-    """The pictures of a batch, or the item itself."""
-    if isinstance(item, list) and item and len(getattr(item[0], "shape", ())) != 4:
-        return item  # a batch that was not collated
-    try:
-        found = picture_in(item, "an item")
-    except ImagesError:
-        return [item]  # told when it is asked for
-    shape: tuple[int, ...] = getattr(found, "shape", ())
-    return list(found) if len(shape) == 4 else [item]
+    if not isinstance(item, tuple | list) or len(item) < 2:
+        raise ImagesError("no labels beside it: with a loss, give pairs of a picture and its labels")
+    picture, *labels = item
+    return tensor_of(picture, wanted), *(torch.as_tensor(label) for label in labels)

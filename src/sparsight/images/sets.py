@@ -42,7 +42,7 @@ def left_out(skipped: Iterable[str], images: object = None) -> str:
     counted: Counter[str] = Counter(getattr(images, "passed", None) or {})
     for said in skipped:  # "cannot read NAME: REASON (MORE)", or of labels "NAME is REASON"
         verb = next((verb for verb in (": ", " is ", " has ") if verb in said), "")
-        reason = said.rpartition(verb)[2] if verb else said
+        reason = said.partition(verb)[2] if verb else said
         counted[(verb.strip(" :") + " " + reason.partition(" (")[0]).strip()] += 1
     if not counted.total():
         return ""

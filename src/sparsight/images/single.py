@@ -1,7 +1,6 @@
 """One picture of whatever kind, as the normalised tensor that a model takes, or refused."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +8,7 @@ from sparsight.errors import ImagesError
 from sparsight.images.decode import decoded, prepared
 from sparsight.images.files import resized, to_tensor
 from sparsight.images.resolution import check_resolution
+from sparsight.images.wanted import Wanted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,81 +28,37 @@ KEYS = (
     "path",
 )
 FARTHEST = 20.0  # no usual normalisation leads as far from 0; pixels of 0 to 255 do
-NORMALISE = "normalise them, or pass sparsight.ImageFolder(folder, resolution, mean, std)"
-
-Normal = tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a model takes, as far as it says so."""
-
-    channels: int
-    patch_px: tuple[int, int]
-    mean: Normal | None = None  # and std: None if the model does not say
-    std: Normal | None = None
-    size: tuple[int, int] | None = None  # that files are brought to
-
-    def normal(self, what: str) -> tuple[Normal, Normal]:
-        """Mean and standard deviation; refused where they are not known for these channels."""
-        if self.mean is None or self.std is None:
-            raise ImagesError(f"{what} is not normalised, and the model does not say how: {NORMALISE}")
-        if len(self.mean) != self.channels:
-            raise ImagesError(
-                f"the model takes {_channels(self.channels)}, and its mean and std are known for "
-                f"{len(self.mean)}: pass tensors, or sparsight.ImageFolder(..., mean, std) with as many"
-            )
-        return self.mean, self.std
-
-    def of_files(self, what: str) -> tuple[tuple[int, int], Normal, Normal]:
-        """Resolution, mean and standard deviation for pictures of any size."""
-        if self.size is None:
-            raise ImagesError(
-                f"the model does not say which size {what} is to be brought to: "
-                "pass sparsight.ImageFolder(folder, resolution, mean, std)"
-            )
-        check_resolution(self.size, self.patch_px)
-        return (self.size, *self.normal(what))
-
-    def check(self, resolution: tuple[int, int], channels: int) -> None:
-        """Refuse a resolution, or files read with so many channels, that the model does not take."""
-        check_resolution(resolution, self.patch_px)
-        if channels != self.channels:
-            raise ImagesError(
-                f"the model takes {_channels(self.channels)}, and files are read with "
-                f"{channels}: pass tensors, or sparsight.ImageFolder(..., mean, std) with as many"
-            )
-
-
-def picture_in(item: Any, name: str) -> Any:
+def picture_in(item: Any) -> Any:
     """The picture of a data set's item: itself, the first of a tuple, or what a usual key holds."""
     if isinstance(item, Mapping):
         for key in KEYS:
             if item.get(key) is not None:
-                return picture_in(item[key], name)
+                return picture_in(item[key])
         found = ", ".join(map(str, list(item)[:5]))[:80]
-        raise ImagesError(f"{name} has the keys {found}: none of {', '.join(KEYS[:4])}, jpg, png")
+        raise ImagesError(f"its keys are {found}, none of {', '.join(KEYS[:4])}, jpg, png")
     if isinstance(item, tuple | list) and item:
-        return picture_in(item[0], name)
+        return picture_in(item[0])
     return item
 
 
-def tensor_of(given: Any, wanted: Wanted, name: str) -> "Tensor":
+def tensor_of(given: Any, wanted: Wanted) -> "Tensor":
     """A normalised (channels, height, width) tensor; ImagesError says what is not clear."""
     import torch
     from PIL import Image
 
     if isinstance(given, str | PathLike | bytes):
-        size, mean, std = wanted.of_files(name)
+        size, mean, std = wanted.of_files()
         return to_tensor(resized(decoded(given, wanted.channels).image, size), mean, std)
     if isinstance(given, Image.Image):
-        size, mean, std = wanted.of_files(f"{name}, a PIL picture,")
+        size, mean, std = wanted.of_files()
         try:
             image = prepared(given, wanted.channels).image
         except Exception as error:  # of a file that is read only now
-            raise ImagesError(f"cannot read {name}: {' '.join(str(error).split())[:100]}") from None
+            raise ImagesError(f"cannot be read ({' '.join(str(error).split())[:100]})") from None
         return to_tensor(resized(image, size), mean, std)
-    x = given if isinstance(given, torch.Tensor) else _from_array(given, wanted, name)
+    x = given if isinstance(given, torch.Tensor) else _from_array(given, wanted)
     x = x.detach()
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]
@@ -110,39 +66,34 @@ def tensor_of(given: Any, wanted: Wanted, name: str) -> "Tensor":
         x = x[None]
     if x.ndim != 3:
         kind = "several pictures" if x.ndim > 3 else "no picture with channels"
-        raise ImagesError(f"{name} is {kind}, of shape {tuple(x.shape)}: wanted is {_form(wanted)}")
+        raise ImagesError(f"{kind}, of shape {tuple(x.shape)}: wanted is {_form(wanted)}")
     last = x.shape[2] == wanted.channels and x.shape[0] != wanted.channels
     if last and x.dtype == torch.uint8:
         x = x.permute(2, 0, 1)
     elif last:
         raise ImagesError(
-            f"{name} has its channels last, {tuple(x.shape)}: use .permute(2, 0, 1) on normalised "
+            f"channels last, {tuple(x.shape)}: use .permute(2, 0, 1) on normalised "
             "pictures, or give bytes (uint8)"
         )
     if x.shape[0] != wanted.channels:
-        raise ImagesError(f"{name} has the shape {tuple(x.shape)}: wanted is {_form(wanted)}")
-    try:
-        check_resolution((x.shape[1], x.shape[2]), wanted.patch_px)
-    except ImagesError as error:
-        raise ImagesError(f"{name}: {error}") from None
+        raise ImagesError(f"shape {tuple(x.shape)}: wanted is {_form(wanted)}")
+    check_resolution((x.shape[1], x.shape[2]), wanted.patch_px)
     if x.dtype == torch.uint8:
-        return to_tensor(x.cpu().permute(1, 2, 0), *wanted.normal(f"{name}, of bytes,"))
-    return _checked(x, wanted, name)
+        return to_tensor(x.cpu().permute(1, 2, 0).numpy(), *wanted.normal())
+    return _checked(x, wanted)
 
 
-def _checked(x: "Tensor", wanted: Wanted, name: str) -> "Tensor":
+def _checked(x: "Tensor", wanted: Wanted) -> "Tensor":
     """A float picture, if its values can be normalised ones."""
     if not x.is_floating_point():
-        raise ImagesError(
-            f"{name} holds {str(x.dtype).removeprefix('torch.')}: wanted is {_form(wanted)}"
-        )
+        raise ImagesError(f"values of {str(x.dtype).removeprefix('torch.')}: wanted is {_form(wanted)}")
     if not x.isfinite().all():
-        raise ImagesError(f"{name} holds NaN or infinity")
+        raise ImagesError("NaN or infinity")
     usual = max((1 / s for s in wanted.std or ()), default=0.0)  # white is at most so far from black
     highest = x.abs().max().item()
     if highest > max(FARTHEST, 2 * usual):
         raise ImagesError(
-            f"{name} has values up to {highest:.0f}, which are not normalised: divide by 255, subtract "
+            f"values up to {highest:.0f}, which are not normalised: divide by 255, subtract "
             "the mean and divide by std, or give bytes (uint8)"
         )
     return x.float()
@@ -157,21 +108,17 @@ def looks_plain(x: "Tensor", wanted: Wanted) -> bool:
     return blackest < -0.5 and low >= 0 and high <= 1 and high - low > 0.25  # not one flat colour
 
 
-def _from_array(given: Any, wanted: Wanted, name: str) -> "Tensor":
+def _from_array(given: Any, wanted: Wanted) -> "Tensor":
     """An array as a tensor of its own memory: NumPy's may be read-only, or run backwards."""
     import numpy as np
     import torch
 
     if not hasattr(given, "__array__"):
-        raise ImagesError(f"{name} is of the type {type(given).__name__}: wanted is {_form(wanted)}")
+        raise ImagesError(f"of the type {type(given).__name__}: wanted is {_form(wanted)}")
     try:
         return torch.from_numpy(np.array(given, order="C"))
     except (TypeError, ValueError) as error:  # of a type that torch has not
-        raise ImagesError(f"{name} cannot become a tensor ({str(error)[:80]})") from None
-
-
-def _channels(count: int) -> str:
-    return f"{count} channel" + "s" * (count > 1)
+        raise ImagesError(f"cannot become a tensor ({str(error)[:80]})") from None
 
 
 def _form(wanted: Wanted) -> str:
