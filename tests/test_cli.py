@@ -275,7 +275,7 @@ def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
     assert any(name.startswith("model.blocks.2.") for name in plan.weights)
 
 
-def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, images, tmp_path):
+def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, images, tmp_path, no_heic):
     from sparsight.cli.report import remember_command
     from sparsight.run import COMMAND_FILE
 

@@ -209,7 +209,7 @@ def test_no_damage_ends_in_another_error(tmp_path, ending):
             assert decoded(bytes(damaged)).image.mode == "RGB"
 
 
-def test_what_is_no_picture_is_passed_over_and_counted(tmp_path):
+def test_what_is_no_picture_is_passed_over_and_counted(tmp_path, no_heic):
     fill(tmp_path / "a", 2)
     for name in ("1.heic", "2.HEIC", "b.zip", "README", "notes.txt", "._0.png", ".DS_Store"):
         (tmp_path / "a" / name).write_bytes(b"x" * 200)
@@ -245,7 +245,7 @@ def refusal(place):
     return str(caught.value)
 
 
-def test_what_is_no_folder_of_pictures_is_refused_in_a_sentence(tmp_path):
+def test_what_is_no_folder_of_pictures_is_refused_in_a_sentence(tmp_path, no_heic):
     for name, says in (
         ("a.zip", "is an archive: unpack it"), ("a.tar.gz", "is an archive"),
         ("a.parquet", "is no folder"),
