@@ -18,6 +18,7 @@ from sparsight.cli.options import (
     ResolutionOption,
     loaded_model,
     open_model,
+    report_left_out,
     write,
 )
 from sparsight.cli.report import finish, remember_command
@@ -35,7 +36,7 @@ from sparsight.cli.search import (
     run_search,
 )
 from sparsight.errors import SparsightError
-from sparsight.images import parse_resolution
+from sparsight.images import left_out, parse_resolution
 
 
 class SelectBy(StrEnum):
@@ -159,6 +160,7 @@ def optimize(
         )  # fmt: skip
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
+    report_left_out(plan.recipe.get("left_out") or left_out((), folder), folder)
     finish(out, loaded.model, plan, folder, max_images, module=module)
     say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 

@@ -135,7 +135,7 @@ def evaluate(
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)
     write_page(run)
-    report_skipped(result["skipped"], "pictures")
+    report_skipped(result["skipped"])
 
 
 @app.command()
@@ -170,7 +170,7 @@ def finetune(
     )
     write(facts, json)
     say(f"loss {facts['losses'][0]:.4f} at first, {facts['losses'][-1]:.4f} at last; weights in {out}")
-    report_skipped(facts["skipped"], "pictures")
+    report_skipped(facts["skipped"])
 
 
 @app.command()

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in, resolve
 from sparsight.errors import PlanError
-from sparsight.images import Items, Reader
+from sparsight.images import Reader
 from sparsight.methods.sparsevit.block import WindowBlock
 from sparsight.methods.sparsevit.config import SparseViT
 from sparsight.ops.fidelity import relative_square, salience
@@ -35,6 +35,7 @@ from sparsight.plan import Plan
 from sparsight.scores.tokens import magnitude
 from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
@@ -101,20 +102,21 @@ def _rows(x: Tensor) -> Tensor:
 def adapt(
     model: nn.Module,
     plan: Plan,
-    images: Items[Any],
+    images: Any,
     settings: Adaptation | None = None,
     folder: Path | None = None,
     loss: Loss | None = None,
 ) -> tuple[Plan, list[float]]:
     """Adapt `model` to dropping windows where `plan` does; returns the plan with the changed weights.
 
-    Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  With a
-    `loss` the items of `images` are tuples of a picture and its labels.  A `folder` is used as by
-    `distil`.  Raises PlanError if the plan is another method's.
+    `images` are pictures in any form that `optimize` takes, or with a `loss` tuples of a picture and its
+    labels.  Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  A
+    `folder` is used as by `distil`.  Raises PlanError if the plan is another method's.
     """
     settings = settings or Adaptation()
     if plan.find(SparseViT) is None:
         raise PlanError(f"adapt is for SparseViT alone, not for {plan.name}: use distil")
+    images = pictures_for(model, images, None, plan.resolution, loss is not None)
     accelerator = processes()
     teacher = in_float32(model).to(accelerator.device).eval()
     student, method = _student(teacher, plan)

@@ -12,6 +12,7 @@ from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.pictures import noise
 
 GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens of a plain ViT
 REPEATS = 9
@@ -34,8 +35,7 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
         layers = {place.layer for place in places(resolve(always, model, family), model, family)}
         with fused(model, sparse):
             for side in GRID_SIDES:
-                size = (1, 3, side * height, side * width)
-                picture = torch.randn(size, device=like.device, dtype=like.dtype)
+                picture = noise(model, (side * height, side * width))
                 try:
                     tokens = _tokens(model, picture, layers)
                 except (AssertionError, RuntimeError, ValueError):

@@ -84,6 +84,11 @@ def thumbnail(picture: Tensor, images: Images) -> Tensor:
         own if isinstance(own, tuple) else usual
         for own, usual in zip(given, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
     ]
+    if len(picture) != 3:  # of other channels, the first three as colours, or the first as grey
+        picture = picture[:3] if len(picture) > 3 else picture[:1].expand(3, -1, -1)
+        normal = [
+            values[:3] if len(values) > 3 else (*values, *values, *values)[:3] for values in normal
+        ]
     mean, std = (
         torch.tensor(values, dtype=torch.float32, device=picture.device)[:, None, None]
         for values in normal

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparsight.attach import STATE, Applied, family_in
 from sparsight.errors import PlanError
 from sparsight.fit import resolve
-from sparsight.images import Items, Reader
+from sparsight.images import Reader
 from sparsight.inplace import argument_names, change
 from sparsight.methods import SPOT, method_of, tensor_name
 from sparsight.methods.base import Fraction
@@ -31,6 +31,7 @@ from sparsight.methods.spot.policy import CARRY, Draw, PolicyBlock
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.relevance_error import fit_errors
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
@@ -93,7 +94,7 @@ class RelevanceLoss(nn.Module):
 def fit_relevance(
     model: nn.Module,
     plan: Plan,
-    images: Items[Any],
+    images: Any,
     settings: RelevanceTraining | None = None,
     folder: Path | None = None,
     task_loss: TaskLoss | None = None,
@@ -101,12 +102,13 @@ def fit_relevance(
     """Train the networks of a SPOT plan for `model`; returns the plan with them, and every step's loss.
 
     `model` itself is the teacher and stays as it is.  Networks that the plan has are trained on, others
-    start at random.  `images` are pictures (3, height, width), or with a `task_loss` pairs of a picture
-    and its truth, a tensor.  With a `folder` the state is saved every minute, at an interrupt and at
-    the end, and the same call goes on from there to the same weights.
+    start at random.  `images` are pictures in any form that `optimize` takes, or with a `task_loss`
+    pairs of a picture and its truth, a tensor.  With a `folder` the state is saved every minute, at an
+    interrupt and at the end, and the same call goes on from there to the same weights.
     """
     last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()
+    images = pictures_for(model, images, None, plan.resolution, task_loss is not None)
     accelerator = processes()
     teacher = in_float32(model).to(accelerator.device).eval()
     family = family_in(teacher)

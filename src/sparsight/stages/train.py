@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sparsight.errors import NotFiniteError
+from sparsight.errors import ImagesError, NotFiniteError
 from sparsight.images import Item, Reader
 from sparsight.plan import Data
 from sparsight.stages.checkpoint import Checkpoint
@@ -121,7 +121,15 @@ class Batches(Generic[Item]):
     def __call__(self, step: int) -> list[Item]:
         """This process's pictures of one step."""
         first = step * self.stride + self.rank * self.size
-        return [self.reader.read(self._picture(first + place)) for place in range(self.size)]
+        found = [self.reader.read(self._picture(first + place)) for place in range(self.size)]
+        sizes = {
+            tuple(getattr(item[0] if isinstance(item, tuple) else item, "shape", ())) for item in found
+        }
+        if len(sizes) > 1:
+            raise ImagesError(
+                f"pictures of one batch differ in size, {sorted(sizes)}: train with batch=1"
+            )
+        return found
 
     def _picture(self, place: int) -> int:
         epoch, within = divmod(place, len(self.reader.images))
