@@ -1,9 +1,9 @@
 """The command line: one verb for each stage and for the tasks, one file for each group of verbs."""
 
-from sparsight.cli import compare, explore, optimize, pipeline, tasks
+from sparsight.cli import compare, doctor, explore, optimize, pipeline, tasks
 from sparsight.cli.app import app
 
-__all__ = ["compare", "explore", "main", "optimize", "pipeline", "tasks"]
+__all__ = ["compare", "doctor", "explore", "main", "optimize", "pipeline", "tasks"]
 
 
 def main() -> None:
