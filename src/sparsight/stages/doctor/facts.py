@@ -10,7 +10,6 @@ from torch import nn
 from sparsight.errors import PlanError
 from sparsight.families import FAMILIES, Family
 from sparsight.families.base import class_name
-from sparsight.fit import part_of
 from sparsight.inplace import check_changeable
 
 
@@ -60,7 +59,7 @@ def notes(model: nn.Module, family: Family) -> list[str]:
     """What would keep a plan from being made or run, in sentences."""
     found, blocks = [], family.blocks(model)
     for layer, block in enumerate(blocks):
-        parts = {part: part_of(block, part, family) for part in ("attention", "mlp", "block")}
+        parts = {part: family.parts.changed(block, part) for part in ("attention", "mlp", "block")}
         try:
             for part, module in parts.items():
                 check_changeable(module, f"the {part} of layer {layer}")

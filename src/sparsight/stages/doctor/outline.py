@@ -128,8 +128,8 @@ def work(model: nn.Module, size: tuple[int, int]) -> Work:
     with evaluating(drawn), fused(drawn), counter, hooked(counted) as hook:
         for layer, part in enumerate(family.blocks(drawn)):
             hook(part, block(layer))
-            hook(family.parts.attention(part), attention)
-            hook(part.mlp, mlp)
+            hook(family.parts.changed(part, "attention"), attention)
+            hook(family.parts.changed(part, "mlp"), mlp)
         try:
             features(drawn, size)
         except (AssertionError, RuntimeError, ValueError, TypeError) as error:  # each library its own
