@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.compare import compare
     from sparsight.stages.distil import Distillation
+    from sparsight.stages.doctor import doctor
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
     from sparsight.stages.relevance import RelevanceTraining, fit_relevance
@@ -58,6 +59,7 @@ _WHERE = {
     "MLPRouting": "sparsight.methods",
     "compare": "sparsight.stages.compare",
     "Distillation": "sparsight.stages.distil",
+    "doctor": "sparsight.stages.doctor",
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
@@ -112,6 +114,7 @@ __all__ = [
     "analyze",
     "apply",
     "compare",
+    "doctor",
     "evaluate",
     "finetune",
     "fit_relevance",

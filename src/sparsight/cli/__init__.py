@@ -3,10 +3,10 @@
 import io
 import sys
 
-from sparsight.cli import compare, explore, optimize, pipeline, tasks
+from sparsight.cli import compare, doctor, explore, optimize, pipeline, tasks
 from sparsight.cli.app import app
 
-__all__ = ["compare", "explore", "main", "optimize", "pipeline", "tasks"]
+__all__ = ["compare", "doctor", "explore", "main", "optimize", "pipeline", "tasks"]
 
 
 def main() -> None:
