@@ -12,7 +12,20 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, hf:NAME, or a folder")
 ]
 ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+
+
+def place_checked(place: Path | None) -> Path | None:
+    """A place for a file, refused before the work if nothing can be written there."""
+    from sparsight.files import check_place
+
+    if place is not None:
+        check_place(place)
+    return place
+
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="also write the result here", callback=place_checked)
+]
 ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]
@@ -71,15 +84,3 @@ def report_skipped(skipped: Any, what: str = "unreadable images") -> None:
     """Say how many pictures were left out."""
     if skipped:
         say(f"{len(skipped)} {what} were skipped, the first: {skipped[0]}")
-
-
-def checked(kind: Any, **settings: Any) -> Any:
-    """Settings of `kind`, with a clear sentence if one is out of range."""
-    from pydantic import ValidationError
-
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        raise SparsightError(f"{name or kind.__name__}: {first['msg']}") from None

@@ -13,9 +13,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsight.data import Data
 from sparsight.errors import NotFiniteError
 from sparsight.images import Item, Reader
-from sparsight.plan import Data
 from sparsight.stages.checkpoint import Checkpoint
 from sparsight.stages.progress import track
 

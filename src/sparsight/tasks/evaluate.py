@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsight.arguments import checked
 from sparsight.attach import What, applied, apply, as_plan, family_in
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
@@ -25,6 +26,7 @@ from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
 COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 
+@checked
 def evaluate(
     model: nn.Module,
     plan: What,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
@@ -65,6 +66,7 @@ class ProbeLoss(nn.Module):
         return F.cross_entropy(logits.float(), shares.flatten(0, -2))
 
 
+@checked
 def finetune(
     model: nn.Module,
     data: str | Path,

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sparsight.data import Data
 from sparsight.errors import SparsightError
 from sparsight.methods import Settings
-from sparsight.plan import Data
 from sparsight.stages.progress import track
 from sparsight.stages.search.space import INFEASIBLE, Space
 
