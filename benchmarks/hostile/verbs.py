@@ -38,7 +38,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         "--published",
     ),
     "search": (
-        "optimize", "model", *CALIBRATION, "--out", "out", "--max-loss", "100", "--trials", "8",
+        "optimize", "model", *CALIBRATION, "--out", "out", "--speedup", "0.001", "--trials", "8",
         "--latency-table", TABLE,
     ),
     "finetune": ("finetune", "model", "--data", "data", "--out", "out", "--resolution", "64",
