@@ -77,3 +77,8 @@ def test_places_for_files_are_refused_before_the_work(tmp_path):
     assert not (tmp_path / "new").exists()
     write_text(tmp_path / "loop", "new")  # a link in circles names no file: it is replaced
     assert (tmp_path / "loop").read_text() == "new"
+
+
+def test_a_name_that_is_no_unicode_is_written_with_a_replacement(tmp_path):
+    write_text(tmp_path / "command.txt", "--images " + os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "command.txt").read_text(encoding="utf-8") == "--images caf?"

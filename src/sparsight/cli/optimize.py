@@ -146,7 +146,7 @@ def optimize(
                 )
             from sparsight.stages.search import Search
 
-            how = Search(trials=trials, seed=seed, preset=preset)
+            how = Search(**{"trials": trials, "seed": seed, "preset": preset})
             plan = run_search(
                 model, loaded.model, folder, out, methods[0], budget, how, latency_table, start,
                 max_images, module, size,
@@ -175,7 +175,7 @@ def trainings(methods: set[str], distill: bool, training: dict[str, Any], train:
     if "SPOT" in methods:
         found["relevance"] = sparsight.RelevanceTraining(**training)
     if distill and "SVE" in methods:
-        found["distillation"] = sparsight.Distillation(train=train, **training)
+        found["distillation"] = sparsight.Distillation(**(training | {"train": train}))
     if distill and "SparseViT" in methods:
         found["adaptation"] = sparsight.Adaptation(**training)
     if distill and not {"SVE", "SparseViT"} & methods:
