@@ -9,21 +9,20 @@ from sparsight.errors import ArgumentError
 MOST = 2**31 - 1  # what a count may be: libraries overflow above
 Count = Annotated[int, Field(ge=1, le=MOST)]
 Size = tuple[Count, Count]  # of a picture in pixels, height x width
+Seed = Annotated[int, Field(ge=0, le=MOST)]
 
-if TYPE_CHECKING:
-    _Kind = type
+if TYPE_CHECKING:  # who knows pydantic's constructors
+    from pydantic._internal._model_construction import ModelMetaclass as _Refusing
 else:
-    _Kind = type(BaseModel)
 
+    class _Refusing(type(BaseModel)):
+        """Of classes whose constructor says in one sentence what is wrong with its arguments."""
 
-class _Refusing(_Kind):
-    """Of classes whose constructor says in one sentence what is wrong with its arguments."""
-
-    def __call__(cls, *arguments: Any, **settings: Any) -> Any:
-        try:
-            return super().__call__(*arguments, **settings)
-        except ValidationError as error:
-            raise ArgumentError(f"{cls.__name__}: {complaint(error)}") from None
+        def __call__(cls, *arguments: Any, **settings: Any) -> Any:
+            try:
+                return super().__call__(*arguments, **settings)
+            except ValidationError as error:
+                raise ArgumentError(f"{cls.__name__}: {complaint(error)}") from None
 
 
 class Data(BaseModel, metaclass=_Refusing):

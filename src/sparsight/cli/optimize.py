@@ -146,9 +146,9 @@ def optimize(
                 )
             from sparsight.stages.search import Search
 
-            how = Search(**{"trials": trials, "seed": seed, "preset": preset})
+            how: dict[str, Any] = {"trials": trials, "seed": seed, "preset": preset}
             plan = run_search(
-                model, loaded.model, folder, out, methods[0], budget, how, latency_table, start,
+                model, loaded.model, folder, out, methods[0], budget, Search(**how), latency_table, start,
                 max_images, module, size,
             )  # fmt: skip
         else:

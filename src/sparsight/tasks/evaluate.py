@@ -10,6 +10,7 @@ from torch import nn
 
 from sparsight.arguments import checked
 from sparsight.attach import What, applied, apply, as_plan, family_in
+from sparsight.data import Size
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.fit import places
@@ -32,7 +33,7 @@ def evaluate(
     plan: What,
     task: str,
     data: str | Path,
-    resolution: tuple[int, int] | None = None,
+    resolution: Size | None = None,
     module: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:
