@@ -16,7 +16,9 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
+    loaded_model,
     open_model,
+    report_left_out,
     write,
 )
 from sparsight.cli.report import finish, remembered
@@ -34,7 +36,7 @@ from sparsight.cli.search import (
     run_search,
 )
 from sparsight.errors import SparsightError
-from sparsight.images import parse_resolution
+from sparsight.images import left_out, parse_resolution
 
 MOST_LAYERS = 10_000  # of any model
 
@@ -130,9 +132,7 @@ def optimize(
     images_or_refused(images, model)
     size = parse_resolution(resolution)
     if images is None:
-        from sparsight.models import load_model
-
-        loaded, folder = load_model(model, size), pictures_of_demo(size)
+        loaded, folder = loaded_model(model, size, pretrained, checkpoint), pictures_of_demo(size)
     else:
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
@@ -148,8 +148,8 @@ def optimize(
 
             how: dict[str, Any] = {"trials": trials, "seed": seed, "preset": preset}
             plan = run_search(
-                model, loaded.model, folder, out, methods[0], budget, Search(**how), latency_table, start,
-                max_images, module, size,
+                model, loaded.model, folder, out, methods[0], budget, Search(**how), latency_table,
+                start, max_images, module, size,
             )  # fmt: skip
         else:
             training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
@@ -163,6 +163,7 @@ def optimize(
             )  # fmt: skip
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
+    report_left_out(plan.recipe.get("left_out") or left_out((), folder), folder)
     finish(out, loaded.model, plan, folder, max_images, module=module)
     say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 

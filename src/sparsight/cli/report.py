@@ -89,13 +89,14 @@ def remembered(run: Path) -> Iterator[None]:
     If it is refused before any work is saved, the folder is as it was.
     """
     from sparsight.files import check_writable, write_text
+    from sparsight.images import shown
     from sparsight.run import COMMAND_FILE
 
     file, was_there = run / COMMAND_FILE, run.is_dir()
     check_writable(run)
     old = file.read_bytes() if file.is_file() else None
     before = set(run.iterdir()) - {file}
-    write_text(file, shlex.join(["sparsight", *sys.argv[1:]]) + "\n")
+    write_text(file, shlex.join(["sparsight", *map(shown, sys.argv[1:])]) + "\n")
     try:
         yield
     except SparsightError:
