@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsight.attach import apply, restore, save
     from sparsight.errors import (
+        ArgumentError,
         ImagesError,
         LabelsError,
         NotFiniteError,
@@ -53,6 +54,7 @@ _WHERE = {
     "Adaptation": "sparsight.stages.adapt",
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
+    "ArgumentError": "sparsight.errors",
     "Budget": "sparsight.stages.search",
     "ClsTopK": "sparsight.methods",
     "EarlyExit": "sparsight.methods",
@@ -91,6 +93,7 @@ __all__ = [
     "SPOT",
     "SVE",
     "Adaptation",
+    "ArgumentError",
     "Budget",
     "ClsTopK",
     "Distillation",
