@@ -171,7 +171,7 @@ def test_what_is_not_supported_is_a_result():
     assert "module='vision_model'" in inside["verdict"]["python"]
     net = sparsight.doctor(timm.create_model("test_resnet"))
     assert (net["supported"], net["modules"]) == (False, [])
-    assert "ResNet is not supported" in net["refusal"]
+    assert "ResNet of timm.models.resnet is not supported" in net["refusal"]
 
 
 def test_what_does_not_go_is_refused_in_a_sentence():
@@ -355,7 +355,7 @@ def test_json_is_one_object_and_an_unsupported_model_ends_in_1(checkpoint):
     done = run("doctor", "timm:test_resnet", "--json")
     assert done.exit_code == 1
     assert json.loads(done.stdout)["supported"] is False
-    assert done.stderr.startswith("sparsight: ResNet is not supported")
+    assert done.stderr.startswith("sparsight: ResNet of timm.models.resnet is not supported")
     done = run("doctor", "timm:test_resnet")
     assert (done.exit_code, "not supported: " in done.stdout) == (1, True)
 
