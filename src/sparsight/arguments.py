@@ -33,10 +33,15 @@ def checked(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
                 try:
                     given.arguments[name] = kind.validate_python(given.arguments[name])
                 except ValidationError as error:
-                    raise ArgumentError(f"{function.__name__}, {name}: {complaint(error)}") from None
+                    raise ArgumentError(f"{_name(function)}, {name}: {complaint(error)}") from None
         return function(*given.args, **given.kwargs)
 
     return call
+
+
+def _name(function: Callable[..., Any]) -> str:
+    """As one calls it."""
+    return function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
 
 
 @cache
