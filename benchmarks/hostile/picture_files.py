@@ -101,6 +101,8 @@ def written(
 ) -> tuple[np.ndarray | None, bytes | None]:
     """RGB as it must be shown (None: not known), and the file's bytes (None: there is none)."""
     image, shown = drawn(rng, mode, height, width, kind in ("JPEG", "WEBP"))
+    if (kind, mode) == ("GIF", "RGB"):
+        shown = None  # it holds 256 colours
     options: dict[str, object] = {}
     if orientation != 1:
         exif = Image.Exif()

@@ -37,6 +37,7 @@ COUNTS = {  # inputs of each kind; a kind is a file here
     "checkpoints": 1000,
     "model_folders": 900,
     "run_folders": 1500,
+    "interrupted_runs": 300,
     "commands": 1200,
     "arguments": 1800,
 }

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,14 @@ def furnish(place: Path) -> None:
         methods=(sparsight.SVE(layers=(0,), min_tokens=0),), source="model", resolution=(64, 64)
     )
     sparsight.save(plan, place / "run")
+
+
+def warm() -> None:
+    """Import what the verbs need, so that no child has to."""
+    for name in sparsight.__all__:
+        getattr(sparsight, name)
+    for library in ("accelerate", "jinja2", "matplotlib.figure", "optuna", "peft", "plotly.offline"):
+        import_module(library)
 
 
 def forked(work: Path, words: tuple[str, ...], before: Callable[[], Any] = lambda: None) -> int:
