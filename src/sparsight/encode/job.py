@@ -15,7 +15,7 @@ from sparsight.encode.drivers.devices import Share, this_process
 from sparsight.encode.encoder import Encoder
 from sparsight.encode.ledger import Ledger
 from sparsight.encode.listing import table_of
-from sparsight.encode.news import news
+from sparsight.encode.news import check_unchanged, news
 from sparsight.encode.page import write_page
 from sparsight.encode.room import check_room, part_size
 from sparsight.encode.settings import EncoderSettings
@@ -94,11 +94,13 @@ def prepared(ledger: Ledger, encoder: Encoder, job: Job, listing: Any, how: How)
             "settings": encoder.settings.model_dump(mode="json"), "widths": encoder.widths(),
         }
     )  # fmt: skip
-    new, there = news(ledger, listing, job.source.single)
+    found = news(ledger, listing)
+    check_unchanged(found.touched, sink_at(job.folder, job.format, job.maps), job.source, encoder.key)
+    ledger.update(found.moved)
     first = ledger.parts
-    if new:
-        ledger.add(table_of(new, job.source.place), how.part_pictures or part_size(encoder))
-    wanted = None if how.limit is None else there | set(range(first, ledger.parts))
+    if found.new:
+        ledger.add(table_of(found.new, job.source.place), how.part_pictures or part_size(encoder))
+    wanted = None if how.limit is None else found.parts | set(range(first, ledger.parts))
     return missing(ledger, wanted)
 
 

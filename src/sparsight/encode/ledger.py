@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.encode.extras import extra, pyarrow
-from sparsight.encode.listing import Record, records_of
+from sparsight.encode.listing import Record, records_of, table_of
 from sparsight.encode.tally import Tally
 from sparsight.errors import SparsightError
 from sparsight.files import check_writable, write_atomically, write_json
@@ -104,12 +104,24 @@ class Ledger:
 
     def add(self, table: Any, part_size: int) -> None:
         """Keep what is to be encoded, cut into parts."""
+        self._write(len(self.segments), table, part_size)
+        self._hold(table, part_size)
+
+    def update(self, moved: dict[str, Record]) -> None:
+        """Where pictures are now; the last time that each is listed."""
+        for number in reversed(range(len(self.segments))):
+            before = records_of(self.segments[number])
+            after = [moved.pop(record.id, record) for record in before]
+            if after != before:
+                self.segments[number] = table_of(after, str(self.folder))
+                self._write(number, self.segments[number], self.sizes[number])
+
+    def _write(self, number: int, table: Any, part_size: int) -> None:
         from pyarrow import parquet
 
         table = table.replace_schema_metadata({"part_size": str(part_size)})
-        path = self.folder / "listing" / f"{len(self.segments):03d}.parquet"
+        path = self.folder / "listing" / f"{number:03d}.parquet"
         write_atomically(path, lambda place: parquet.write_table(table, place))
-        self._hold(table, part_size)
 
     @property
     def parts(self) -> int:

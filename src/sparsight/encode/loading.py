@@ -60,7 +60,7 @@ def open_model(settings: EncoderSettings) -> Loaded:
     place = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         model = model.eval().to(place, getattr(torch, settings.dtype))
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the second: a PyTorch without GPUs
         raise SparsightError(
             f"the model cannot be put on {place}: {str(error).splitlines()[0]}"
         ) from None
