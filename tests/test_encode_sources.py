@@ -13,8 +13,11 @@ pa = pytest.importorskip("pyarrow")
 from encode_data import COUNT, encode, make_run, picture_bytes  # noqa: E402
 from pyarrow import parquet  # noqa: E402
 
-from sparsight.encode import How  # noqa: E402
+from sparsight.cli.app import app  # noqa: E402
+from sparsight.encode import EncoderSettings, How  # noqa: E402
+from sparsight.encode import encode as run_encode  # noqa: E402
 from sparsight.encode.gallery import pictures_of  # noqa: E402
+from sparsight.encode.ledger import Ledger  # noqa: E402
 from sparsight.encode.nearest import neighbours  # noqa: E402
 from sparsight.encode.reading import open_sink, vectors_of  # noqa: E402
 from sparsight.encode.sources import source_of  # noqa: E402
@@ -123,8 +126,6 @@ def test_a_source_is_the_same_pictures_in_another_form(made, tmp_path, lay):
 
 
 def test_a_shard_that_changes_stops_the_run(made, tmp_path, monkeypatch):
-    from sparsight.encode.ledger import Ledger
-
     run, images, _ = made
     place = as_bytes(images, tmp_path)
     usual = Ledger.mark
@@ -147,9 +148,6 @@ def test_names_of_rows_may_be_a_column(made, tmp_path):
     source = source_of(str(place), id_column="n")
     assert [record.id for record in source.records()] == [str(n) for n in range(COUNT)]
     parquet.write_table(table(images, jpg=[b""] * COUNT, same=["a"] * COUNT), place)
-    from sparsight.encode import EncoderSettings
-    from sparsight.encode import encode as run_encode
-
     with pytest.raises(ImagesError, match="names 'a' 24 times"):
         run_encode(EncoderSettings(model=str(run)), place, tmp_path / "sink", id_column="same")
 
@@ -219,8 +217,6 @@ def test_a_sink_of_another_format_holds_the_same(made, tmp_path, monkeypatch, ki
     """Also where a part was written and the run killed before its marker."""
     if kind == "lance":
         pytest.importorskip("lance")
-    from sparsight.encode.ledger import Ledger
-
     run, images, sink = made
     usual, how = Ledger.mark, How(format=kind, part_pictures=7)
 
@@ -242,6 +238,9 @@ def test_a_sink_of_another_format_holds_the_same(made, tmp_path, monkeypatch, ki
         encode(run, images, tmp_path / "sink")
 
 
+@pytest.mark.filterwarnings(
+    "ignore:.*unclosed file:pytest.PytestUnraisableExceptionWarning"
+)  # webdataset's
 def test_other_libraries_read_the_sinks(made, tmp_path):
     run, images, sink = made
     wanted = dict(vectors(sink))
@@ -283,12 +282,10 @@ def test_neighbours_are_the_nearest_by_cosine(made, index):
 
 
 def test_neighbours_end_in_a_page(made, tmp_path):
-    from sparsight.cli import app
-
     _, images, sink = made
     page = tmp_path / "page.html"
-    app.app(["neighbours", str(sink), str(images / "003.png"), "--page", str(page), "--count", "3"],
-            standalone_mode=False)  # fmt: skip
+    words = ["neighbours", sink, images / "003.png", "--page", page, "--count", 3]
+    app([str(word) for word in words], standalone_mode=False)
     text = page.read_text()
     assert text.count("<img") == 4
     assert "003.png" in text

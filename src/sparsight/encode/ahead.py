@@ -1,6 +1,6 @@
 """An iterator that works ahead in a thread, by a few items, while its user works on the last one."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Any, TypeVar
@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 POLL_S = 0.1  # how soon a thread hears that nobody waits for it any more
 
 
-def ahead(items: Iterator[Item], places: int = 1) -> Iterator[Item]:
+def ahead(items: Iterator[Item], places: int = 1) -> Generator[Item, None, None]:
     """The items of `items`, which is run in a thread that is at most `places` items ahead.
 
     What it raises is raised here.  However its user ends, the thread has ended before: Python must not

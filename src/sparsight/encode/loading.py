@@ -18,6 +18,7 @@ from sparsight.models import load_model
 from sparsight.plan import Plan
 from sparsight.run import PLAN_FILE, load
 
+DECIDING = ("weights", "plan", "size", "normalisation", "resampling", "precision")
 USUAL_RESOLUTION = (1024, 1024)  # of a model without a run, as in the other verbs
 
 
@@ -76,7 +77,7 @@ def tensors_hash(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()
         found.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        found.update(value.flatten().view(torch.uint8).numpy())
+        found.update(value.flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -88,7 +89,7 @@ def plan_hash(plan: Plan) -> str:
 
 
 def facts_of(settings: EncoderSettings, loaded: Loaded, outputs: tuple[str, ...]) -> dict[str, Any]:
-    """What decides the features: in one sink it is the same for all rows."""
+    """What decides the features, and which are kept: in one sink it is the same for all rows."""
     size = loaded.resolution
     return {
         **loaded.hashes,
@@ -103,5 +104,6 @@ def facts_of(settings: EncoderSettings, loaded: Loaded, outputs: tuple[str, ...]
 
 
 def fingerprint(facts: dict[str, Any]) -> bytes:
-    """32 bytes that stand for the facts."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).digest()
+    """32 bytes that stand for what decides the features, whichever of them are kept."""
+    deciding = {key: facts[key] for key in DECIDING}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).digest()

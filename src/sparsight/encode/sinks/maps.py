@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from sparsight.encode.rows import Encoded
+from sparsight.encode.sinks.commit import commit
 from sparsight.errors import SparsightError
-from sparsight.files import write_atomically
 
 
 def write_maps(folder: Path, encoded: Encoded, kind: str) -> list[str]:
@@ -27,7 +27,7 @@ def write_maps(folder: Path, encoded: Encoded, kind: str) -> list[str]:
         for column, value in row.maps.items()
     }
     file = f"{name}.safetensors"
-    write_atomically(folder / "maps" / file, lambda place: synced(place, save_file(tensors, place)))
+    commit(folder / "maps" / file, lambda place: save_file(tensors, place))
     return [f"maps/{file}"] * len(encoded.rows)
 
 
@@ -46,9 +46,3 @@ def _write_arrays(place: Path, encoded: Encoded) -> None:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise SparsightError(f"cannot write {place}: {error}") from None
-
-
-def synced(path: Path, _: object = None) -> None:
-    """What was written is on the disk, so that a marker never outlives what it stands for."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

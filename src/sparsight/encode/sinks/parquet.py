@@ -6,8 +6,8 @@ from typing import Any
 
 from sparsight.encode.rows import Encoded, table_of
 from sparsight.encode.sinks.base import Sink
-from sparsight.encode.sinks.maps import synced, write_maps
-from sparsight.files import write_atomically
+from sparsight.encode.sinks.commit import commit
+from sparsight.encode.sinks.maps import write_maps
 
 
 class Parquet(Sink):
@@ -20,9 +20,7 @@ class Parquet(Sink):
         table = table_of(
             encoded, write_maps(self.folder, encoded, self.maps) if encoded.has_maps else None
         )
-        write_atomically(
-            self.path(encoded.part), lambda place: synced(place, parquet.write_table(table, place))
-        )
+        commit(self.path(encoded.part), lambda place: parquet.write_table(table, place))
 
     def path(self, part: int) -> Path:
         """Where a part is."""

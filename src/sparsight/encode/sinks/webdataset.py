@@ -12,8 +12,7 @@ import numpy as np
 from sparsight.encode.extras import pyarrow
 from sparsight.encode.rows import Encoded, plain
 from sparsight.encode.sinks.base import Sink
-from sparsight.encode.sinks.maps import synced
-from sparsight.files import write_atomically
+from sparsight.encode.sinks.commit import commit
 
 
 class WebDataset(Sink):
@@ -21,9 +20,7 @@ class WebDataset(Sink):
 
     def write(self, encoded: Encoded) -> None:
         """Members in the order of the rows, and nothing in them that changes from run to run."""
-        write_atomically(
-            self.path(encoded.part), lambda place: synced(place, self._pack(place, encoded))
-        )
+        commit(self.path(encoded.part), lambda place: self._pack(place, encoded))
 
     def _pack(self, place: Path, encoded: Encoded) -> None:
         with tarfile.open(place, "w", format=tarfile.USTAR_FORMAT) as tar:

@@ -100,7 +100,8 @@ def parquets(folder: Path) -> list[Path]:
 
 def schema_of(path: Path) -> Any:
     """The columns of one file."""
-    return opened(path, path.stat().st_mtime_ns).schema
+    file = opened(path, path.stat().st_mtime_ns)
+    return getattr(file, "schema_arrow", None) or file.schema
 
 
 def rows_of(path: Path) -> int:
