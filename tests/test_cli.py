@@ -1,6 +1,7 @@
 """The command line as a user meets it: what it prints, writes and refuses."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -154,7 +155,8 @@ def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
         "--max-images", 5, "--max-train-images", 8, "--worst", 2, "--json", tmp_path / "out.json",
     )  # fmt: skip
     assert code == 0, err
-    for word in ("mIoU", "class 2: IoU", "pixel accuracy", "lose most", "classes [3]"):
+    words = ("labels of train: void 0.0 %, class ", "labels of val: void 0.0 %, class ")
+    for word in (*words, "mIoU", "class 2: IoU", "pixel accuracy", "lose most", "classes [3]"):
         assert word in out
     assert "1 pictures were skipped" in err
     written = json.loads((tmp_path / "out.json").read_text())
@@ -213,6 +215,38 @@ def test_scenes_fit_their_task(run, sparse_run, tmp_path, layout, task, train):
     code, _, err = run("evaluate", sparse_run, "--task", task, "--data", out)
     assert code == 0, err
     assert json.loads((sparse_run / f"evaluate-{task}.json").read_text())["protocol"]["images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--learning-rate", "0"], "learning_rate: Input should be greater than 0"),
+        (["--learning-rate", "-1"], "learning_rate: Input should be greater than 0"),
+        (["--learning-rate", "nan"], "learning_rate: Input should be"),
+        (["--learning-rate", "inf"], "learning_rate: Input should be a finite number"),
+        (["--batch", "9"], "a batch of 9 is more than the 5 pictures"),
+    ],
+)
+def test_finetune_refuses_settings_in_one_sentence(run, tmp_path, options, says):
+    data, out = salient_folder(tmp_path / "data"), tmp_path / "tuned"
+    code, _, err = run(
+        "finetune", "demo", "--data", data, "--resolution", "64x96", "--out", out, *options
+    )
+    assert code == 1
+    assert says in err
+    assert err.count("\n") == 1
+    assert not out.exists()
+
+
+def test_names_that_are_no_unicode_are_judged_and_shown(run, sparse_run, tmp_path):
+    data = tmp_path / b"caf\xe9".decode("utf-8", "surrogateescape")
+    pictures = segmentation_folder(tmp_path / "a") / "val" / "images"
+    for number, image in enumerate(sorted(pictures.iterdir())):
+        data.mkdir(exist_ok=True)
+        os.rename(image, os.fsencode(data / str(number)) + b"\xe9.png")
+    code, out, err = run("evaluate", sparse_run, "--task", "features", "--data", data)
+    assert code == 0, err
+    assert "0?.png" in out
 
 
 def test_finetune_then_analyze(run, tmp_path):

@@ -11,12 +11,12 @@ from sparsight.attach import family_in
 from sparsight.completions.linear import (
     RIDGE,
     ROWS_PER_UNKNOWN,
+    TINY,
     Quantile,
     Regression,
     mapped,
     normalised,
 )
-from sparsight.methods.early_exit.block import TINY
 from sparsight.ops.partition import kept_count, rank
 from sparsight.ops.statistics import lattice_sample
 

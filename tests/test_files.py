@@ -50,3 +50,8 @@ def test_folders_are_made_and_files_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SparsightError, match="is a file"):
         check_writable(tmp_path / "file")
+
+
+def test_a_name_that_is_no_unicode_is_written_with_a_replacement(tmp_path):
+    write_text(tmp_path / "command.txt", "--images " + os.fsdecode(b"caf\xe9"))
+    assert (tmp_path / "command.txt").read_text(encoding="utf-8") == "--images caf?"

@@ -2,11 +2,12 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_hf_sam2, make_model
 from safetensors.torch import load_file
-from task_data import salient_folder
+from task_data import salient_folder, save
 
 import sparsight
 from sparsight.families import family_of
@@ -103,6 +104,16 @@ def test_what_does_not_fit_is_refused_and_nothing_is_overwritten(data, tmp_path,
         sparsight.finetune(model, data, (65, 96), out)
     with pytest.raises(sparsight.LabelsError, match="neither im/ and gt/"):
         sparsight.finetune(model, tmp_path, SIZE, out)
+    with pytest.raises(sparsight.SparsightError, match="a batch of 9 is more than the 4 pictures"):
+        sparsight.finetune(model, data, SIZE, out, settings(batch=9))
+    with pytest.raises(sparsight.SparsightError, match="no option 'probes'"):
+        sparsight.finetune(model, data, SIZE, out, settings(), probes=9)
+    for name, grey, says in (("empty", 0, "is empty"), ("full", 255, "nothing to tell apart")):
+        masks = salient_folder(tmp_path / name, count=2)
+        for path in (masks / "gt").iterdir():
+            save(np.full((64, 96), grey), path)
+        with pytest.raises(sparsight.LabelsError, match=says):
+            sparsight.finetune(model, masks, SIZE, out, settings())
     sparse = sparsight.apply(make_model("augreg"), sparsight.SVE(layers=(2, 3)))
     with pytest.raises(sparsight.PlanError, match="starts from the dense model"):
         sparsight.finetune(sparse, data, SIZE, out)

@@ -44,6 +44,8 @@ def test_dense_against_dense_differs_by_exactly_nothing(model, tmp_path, task):
         assert (row["difference"], row["low"], row["high"]) == (0, 0, 0)
     assert all(image["difference"] == 0 for image in found["worst"])
     assert {"machine", "versions", "dtype", "data", "seed", "metric", "plan"} <= set(found["protocol"])
+    assert set(found["shares"]) == (set() if task == "features" else {"train", "val"})
+    assert all(sum(shares.values()) == pytest.approx(1) for shares in found["shares"].values())
     after = model.state_dict()
     assert all(torch.equal(after[k], before[k]) for k in before)
 
@@ -144,8 +146,9 @@ def test_miou_by_hand_and_by_torchmetrics():
 def test_judged_pictures_agree_with_torchmetrics(model, colours):
     from sparsight.tasks.base import Arms
     from sparsight.tasks.dense_probe import fit_probes, judge, label_map
-    from sparsight.tasks.labels import LabelledFiles, class_numbers
+    from sparsight.tasks.labels import LabelledFiles
     from sparsight.tasks.layouts import SEGMENTATION
+    from sparsight.tasks.numbers import class_numbers
 
     request = Request(colours, SIZE)
     arms = Arms(model, model, (model, model))
@@ -257,9 +260,9 @@ def test_classes_without_a_pixel_are_left_out_and_named(model, colours):
     assert any("classes [3, 4]" in note for note in found["notes"])
     for number in range(12):  # no class 2 in training
         path = colours / "train" / "labels" / f"{number}.png"
-        save(np.zeros((64, 96)), path)
+        save(np.arange(96)[None] // 48 * np.ones((64, 1)), path)
     unlearnt = sparsight.evaluate(model, SAME, "segmentation", colours, SIZE, classes=3)
-    assert any("never found: classes [1, 2]" in note for note in unlearnt["notes"])
+    assert any("never found: classes [2]" in note for note in unlearnt["notes"])
 
 
 def test_empty_masks_are_skipped_and_counted(model, tmp_path):
@@ -270,6 +273,36 @@ def test_empty_masks_are_skipped_and_counted(model, tmp_path):
     assert found["protocol"]["images"] == 3
     assert [s for s in found["skipped"] if "is an empty mask" in s] == found["skipped"]
     assert len(found["skipped"]) == 2
+
+
+def test_an_answer_that_is_always_the_same_is_noted(model, tmp_path):
+    """One class nearly fills the labels and the other is where nothing shows it."""
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for number in range(2):
+            labels = np.zeros((64, 96))
+            labels[30:33, 30:33] = 1
+            picture = rng.integers(0, 255, (64, 96, 3))
+            save(picture, tmp_path / split / "images" / f"{number}.png")
+            save(labels, tmp_path / split / "labels" / f"{number}.png")
+    save(picture, tmp_path / "train" / "images" / "0.png")  # the last one judged
+    found = sparsight.evaluate(model, SAME, "segmentation", tmp_path, SIZE, classes=2)
+    assert "the dense arm finds class 0 in every pixel" in found["notes"]
+    assert "the sparse arm finds class 0 in every pixel" in found["notes"]
+    assert any("1 of the 2 pictures judged are also among" in note for note in found["notes"])
+    assert any("class 0 has 99.9 %" in note for note in found["notes"])
+
+
+def test_notes_of_classes_that_are_not_judged_or_not_learnt(model, tmp_path):
+    folder = class_folder(tmp_path, train=2, val=1)
+    for path in (folder / "val" / "red").iterdir():
+        path.unlink()
+    for path in (folder / "train" / "green").iterdir():
+        path.unlink()
+    found = sparsight.evaluate(model, SAME, "classification", folder, (48, 48))
+    assert "no picture in val/ of 1 classes, the first: red" in found["notes"]
+    assert any("train/ of 1 classes, never found, the first: green" in n for n in found["notes"])
+    assert found["shares"]["train"] == {"blue": 0.5, "green": 0, "red": 0.5}
 
 
 @pytest.mark.parametrize("task", FOLDERS)
@@ -323,6 +356,11 @@ def test_what_does_not_fit_is_refused(model, tmp_path, colours):
         refused("chess", colours)
     with pytest.raises(SparsightError, match="no use for the option void"):
         refused("features", colours, void=3)
+    with pytest.raises(SparsightError, match="no option 'viod'"):
+        refused("segmentation", colours, viod=3)
+    for option, value in (("max_images", 0), ("max_train_images", -1), ("classes", 1), ("worst", -1)):
+        with pytest.raises(SparsightError, match=f"{option} is {value}: give"):
+            refused("segmentation", colours, **{option: value})
     with pytest.raises(SparsightError, match="there is no folder"):
         refused("features", tmp_path / "none")
     with pytest.raises(ImagesError, match="nearest that is: 64x96"):

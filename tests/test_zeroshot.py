@@ -1,6 +1,7 @@
 """Zero-shot classification: names, figures by hand, and a small random CLIP."""
 
 import copy
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,16 @@ def test_answers_by_hand(request_for):
     assert row["sparse"] == pytest.approx(1 / 3)
     assert found.images == 12
     assert all("green" in w["image"] or "red" in w["image"] for w in found.worst)
+    assert found.shares == {"val": dict.fromkeys(("blue", "green", "red"), pytest.approx(1 / 3))}
+    assert found.notes == []
+
+
+def test_one_answer_for_all_pictures_is_noted(request_for):
+    dense, sparse = Colours(), Colours()
+    sparse.weight.data = torch.zeros(3, 3)
+    with torch.no_grad():
+        found = zeroshot.run(Arms(dense, sparse, (dense, sparse)), request_for())
+    assert found.notes == ["the sparse arm answers 'blue' for every picture (zero-shot)"]
 
 
 def test_a_small_clip_runs_and_equals_itself(request_for):
@@ -100,6 +111,15 @@ def test_names_by_folder_or_by_order(tmp_path):
     assert zeroshot.class_names(file, ["n01", "n02"]) == {"n01": "cat", "n02": "dog"}
     with pytest.raises(LabelsError, match="2 class names for 3 folders"):
         zeroshot.class_names(file, ["n01", "n02", "n03"])
+    file.write_text("n01\tcat\ndog\n")
+    with pytest.raises(LabelsError, match="a tab and lines without, as 'dog'"):
+        zeroshot.class_names(file, ["n01", "n02"])
+    file.write_text("n01\tcat\nn01\tdog\n")
+    with pytest.raises(LabelsError, match="two names for the class 'n01'"):
+        zeroshot.class_names(file, ["n01"])
+    composed, apart = (unicodedata.normalize(form, "caf\u00e9") for form in ("NFC", "NFD"))
+    file.write_text(f"\ufeff{apart}\ta bar\r\n\r\n", encoding="utf-8")
+    assert zeroshot.class_names(file, [composed]) == {composed: "a bar"}
     with pytest.raises(LabelsError, match="cannot read the class names"):
         zeroshot.class_names(tmp_path / "none", ["n01"])
 

@@ -33,8 +33,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
-    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8"))
+    """A text file, whole or not at all; a file's name in it need not be Unicode."""
+    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -42,15 +42,8 @@ def places(plan: Plan, model: nn.Module, family: Family) -> Iterator[Place]:
         layers = config.changed_layers(family.layers_with(method.needs, model))
         shared, shapes = method.shared(config, layers), method.tensors(config, model, family)
         for layer in layers:
-            module = part_of(blocks[layer], method.changes, family)
+            module = family.parts.changed(blocks[layer], method.changes)
             yield Place(module, config, layer, tuple(shapes.get(layer, ())), shared.get(layer))
-
-
-def part_of(block: Any, changes: str, family: Family) -> Any:
-    """The module of a block that a method changes."""
-    if changes == "attention":
-        return family.parts.attention(block)
-    return block.mlp if changes == "mlp" else block
 
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
@@ -136,27 +129,31 @@ def _check_tensors(plan: Plan, model: nn.Module, family: Family) -> None:
             raise PlanError(f"tensor {name!r} of the plan has values that are not finite")
         if name.startswith("model."):
             _check_weight(name.removeprefix("model."), tensor, own)
-    for config in plan.methods:
-        method = method_of(config)
-        for layer, shapes in method.tensors(config, model, family).items():
-            for short, shape in shapes.items():
-                name = tensor_name(method.name, layer, short)
-                if name not in plan.weights:
-                    score = SCORES.get(getattr(config, "score", ""))
-                    of_score = score is not None and short in ("projector", "error")
-                    way = score.untrained if score is not None and of_score else method.untrained
-                    raise PlanError(f"the plan has no tensor {name!r}: {way}")
-                if tuple(plan.weights[name].shape) != shape:
-                    raise PlanError(
-                        f"{name!r} has shape {tuple(plan.weights[name].shape)}, not {shape}: it was "
-                        "fitted for another model"
-                    )
+    for name, (config, shape) in _brought(plan, model, family).items():
+        if name not in plan.weights:
+            raise PlanError(f"the plan has no tensor {name!r}: {_way_to(name, config)}")
+        if (found := tuple(plan.weights[name].shape)) != shape:
+            raise PlanError(f"{name!r} has shape {found}, not {shape}: it was fitted for another model")
+
+
+def _way_to(name: str, config: Settings) -> str:
+    """How a tensor comes into a plan: its score knows, or its method does."""
+    score = SCORES.get(getattr(config, "score", ""))
+    of_score = score is not None and name.split(".")[2] in score.tensors(1)
+    return score.untrained if score is not None and of_score else method_of(config).untrained
 
 
 def named_shapes(plan: Plan, model: nn.Module, family: Family) -> dict[str, tuple[int, ...]]:
     """The tensors that the methods of a resolved plan bring, by their names in it."""
+    return {name: shape for name, (_, shape) in _brought(plan, model, family).items()}
+
+
+def _brought(
+    plan: Plan, model: nn.Module, family: Family
+) -> dict[str, tuple[Settings, tuple[int, ...]]]:
+    """The same, with the settings that need them."""
     return {
-        tensor_name(method_of(config).name, layer, short): shape
+        tensor_name(method_of(config).name, layer, short): (config, shape)
         for config in plan.methods
         for layer, shapes in method_of(config).tensors(config, model, family).items()
         for short, shape in shapes.items()

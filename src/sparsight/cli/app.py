@@ -1,5 +1,7 @@
 """The program itself: its help, and how it ends when something goes wrong."""
 
+import sys
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
@@ -9,10 +11,13 @@ from sparsight.errors import SparsightError
 
 
 class OneSentence(TyperGroup):
-    """Errors raised on purpose end in one sentence and exit code 1, an interrupt in 130."""
+    """Errors raised on purpose, and settings out of range, end in one sentence; an interrupt in 130."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
+        for stream in (sys.stdout, sys.stderr):  # a file's name need not be Unicode
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except SparsightError as error:
@@ -21,6 +26,8 @@ class OneSentence(TyperGroup):
             stop("interrupted; what was finished is saved, and the same command goes on from there", 130)
         except OSError as error:
             stop(f"the system refused: {error}", 1)
+        except ValueError as error:
+            stop(out_of_range(error), 1)
 
 
 app = typer.Typer(
@@ -40,6 +47,17 @@ app = typer.Typer(
     save_for_hf or transformers' save_pretrained.  [bold]--module[/bold] names the vision encoder in it.
     """,
 )
+
+
+def out_of_range(error: ValueError) -> str:
+    """The sentence for settings that their class refuses; any other error goes on."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        raise error
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"][:1])
+    return f"{name or error.title}: {first['msg']}"
 
 
 def say(text: str) -> None:

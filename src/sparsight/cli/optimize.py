@@ -16,7 +16,6 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
-    checked,
     open_model,
     write,
 )
@@ -144,7 +143,7 @@ def optimize(
             )
         from sparsight.stages.search import Search
 
-        how = checked(Search, trials=trials, seed=seed, preset=preset)
+        how = Search.model_validate({"trials": trials, "seed": seed, "preset": preset})
         plan = run_search(
             model, loaded.model, folder, out, methods[0], budget, how, latency_table, start, max_images,
             module, size,
@@ -171,11 +170,11 @@ def trainings(methods: set[str], distill: bool, training: dict[str, Any], train:
 
     found: dict[str, Any] = {}
     if "SPOT" in methods:
-        found["relevance"] = checked(sparsight.RelevanceTraining, **training)
+        found["relevance"] = sparsight.RelevanceTraining(**training)
     if distill and "SVE" in methods:
-        found["distillation"] = checked(sparsight.Distillation, train=train, **training)
+        found["distillation"] = sparsight.Distillation.model_validate(training | {"train": train})
     if distill and "SparseViT" in methods:
-        found["adaptation"] = checked(sparsight.Adaptation, **training)
+        found["adaptation"] = sparsight.Adaptation(**training)
     if distill and not {"SVE", "SparseViT"} & methods:
         raise SparsightError("--distill adapts the weights to sve or sparsevit: name one of them")
     return found
@@ -210,7 +209,7 @@ def settings_of(
         start = config().completed().model_dump()
         if published:  # those of our own complete by default
             start = {"completion": "last"} if getattr(config(), "completion", "") == "map" else {}
-        found.append(checked(config, **(start | values)))
+        found.append(config(**(start | values)))
     return found
 
 

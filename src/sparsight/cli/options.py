@@ -71,15 +71,3 @@ def report_skipped(skipped: Any, what: str = "unreadable images") -> None:
     """Say how many pictures were left out."""
     if skipped:
         say(f"{len(skipped)} {what} were skipped, the first: {skipped[0]}")
-
-
-def checked(kind: Any, **settings: Any) -> Any:
-    """Settings of `kind`, with a clear sentence if one is out of range."""
-    from pydantic import ValidationError
-
-    try:
-        return kind(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"][:1])
-        raise SparsightError(f"{name or kind.__name__}: {first['msg']}") from None

@@ -38,6 +38,7 @@ class LayoutName(StrEnum):
     ade20k = "ade20k"
     voc = "voc"
     camvid = "camvid"
+    cityscapes = "cityscapes"
 
 
 class ScenesLayout(StrEnum):
@@ -46,6 +47,12 @@ class ScenesLayout(StrEnum):
     camvid = "camvid"
     imagefolder = "imagefolder"
     salient = "salient"
+
+
+TableOption = Annotated[
+    Path | None,
+    typer.Option(help="what numbers or colours in labels mean: lines like 7 0 or 128 0 0 void"),
+]
 
 
 @app.command()
@@ -73,8 +80,10 @@ def evaluate(
         int | None, typer.Option(min=2, help="number of classes  \\[default: the layout's]")
     ] = None,
     void: Annotated[
-        int | None, typer.Option(help="label of pixels that do not count  \\[default: the layout's]")
+        int | None,
+        typer.Option(help="label of pixels that do not count, -1: none  \\[default: the layout's]"),
     ] = None,
+    table: TableOption = None,
     names: Annotated[
         Path | None,
         typer.Option(help="class names, one a line: classification becomes zero-shot (CLIP, SigLIP)"),
@@ -91,8 +100,8 @@ def evaluate(
 
     [bold]segmentation[/bold]: mIoU of a linear probe.  DATA has the folders of ADE20K
     (images/training, annotations/training, ...; 151 classes, void 0), Pascal VOC (JPEGImages,
-    SegmentationClass, ImageSets/Segmentation; 21, void 255) or CamVid (train/images, train/labels,
-    val/...; 11, void 11).
+    SegmentationClass, ImageSets/Segmentation; 21, void 255), CamVid (train/images, train/labels,
+    val/...; 11, void 11) or Cityscapes (leftImg8bit/train, gtFine/train, ...; 19, void 255).
 
     [bold]classification[/bold]: k-NN and linear probe, top-1.  DATA has train/CLASS/*.jpg and
     val/CLASS/*.jpg; with --names, zero-shot by the model's own text tower.
@@ -107,17 +116,19 @@ def evaluate(
     evaluate-TASK.json.
     """
     from sparsight import tables
+    from sparsight.files import check_writable
     from sparsight.tasks.evaluate import evaluate as judge
     from sparsight.tasks.zeroshot import tokenizer_in
 
     plan, loaded, size = model_of(run, resolution, pretrained, checkpoint)
+    check_writable(run)
     if loaded.random_weights:
         say("these are random weights: quality does not mean anything")
     result = judge(
         loaded.model, plan, task.value, data, size, mean=loaded.mean, std=loaded.std,
         max_images=max_images, max_train_images=max_train_images, own_probe=own_probe,
-        layout=layout.value if layout else None, classes=classes, void=void, worst=worst, seed=seed,
-        names=names, tokenizer=tokenizer_in(plan.source) if names else None,
+        layout=layout.value if layout else None, classes=classes, void=void, table=table, worst=worst,
+        seed=seed, names=names, tokenizer=tokenizer_in(plan.source) if names else None,
         module=plan.recipe.get("module"),
     )  # fmt: skip
     write(result, run / f"evaluate-{task.value}.json", json)
@@ -136,6 +147,7 @@ def finetune(
     batch: Annotated[int, typer.Option(min=1, help="pictures per step")] = 1,
     rank: Annotated[int, typer.Option(min=1, help="of the adapters")] = 8,
     learning_rate: Annotated[float, typer.Option(help="of the adapters")] = 5e-4,
+    table: TableOption = None,
     json: JsonOption = None,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
@@ -150,10 +162,12 @@ def finetune(
     from sparsight.tasks.finetune import Finetuning
     from sparsight.tasks.finetune import finetune as adapt
 
+    settings = Finetuning(steps=steps, batch=batch, rank=rank, learning_rate=learning_rate)
     size = parse_resolution(resolution)
     loaded = load_model(model, size, pretrained, checkpoint)
-    settings = Finetuning(steps=steps, batch=batch, rank=rank, learning_rate=learning_rate)
-    facts = adapt(loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std)
+    facts = adapt(
+        loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std, table=table
+    )
     write(facts, json)
     say(f"loss {facts['losses'][0]:.4f} at first, {facts['losses'][-1]:.4f} at last; weights in {out}")
     report_skipped(facts["skipped"], "pictures")

@@ -7,6 +7,7 @@ in float64 over pictures, so that no picture is held for it; c^2 multiplications
 twelfth of a block's.
 """
 
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from sparsight.errors import PlanError
 
 RIDGE = 1e-4  # of the mean square of what the map reads: enough for columns that are always zero
+TINY = 1e-12  # of a mean square: below what float32 resolves
 ROWS_PER_UNKNOWN = 2  # fewer tokens than this times the rows of a map would be learned by heart
 
 
@@ -30,20 +32,33 @@ def mapped(normal: Float[Tensor, "b n c"], table: Float[Tensor, "e o"]) -> Float
     return rows.view(*normal.shape[:2], table.shape[1])
 
 
-@dataclass
+def log_error(missed: Float[Tensor, "... o"], size: Tensor | float = 1.0) -> Float[Tensor, "..."]:
+    """Of what a map misses of each token, relative to `size`, a mean square; finite if it is nothing."""
+    return (missed.square().mean(-1) / size).add(TINY).log()
+
+
+def squared(normal: Float[Tensor, "... c"]) -> Float[Tensor, "... e"]:
+    """[n, n^2]: what the prediction of a map's error reads."""
+    return torch.cat([normal, normal.square()], -1)
+
+
+def fit_error(
+    normal: Float[Tensor, "b n c"], goal: Float[Tensor, "b n o"], size: Tensor | float = 1.0
+) -> "Generator[Regression, Tensor, Float[Tensor, ' e']]":
+    """w of [n, n^2, 1] w, the log error that the best map to `goal` leaves; asks all pictures twice."""
+    table = yield Regression(normal.flatten(0, 1), goal.flatten(0, 1))
+    error = log_error(goal - mapped(normal, table), size)
+    return (yield Regression(squared(normal).flatten(0, 1), error.view(-1, 1)))[:, 0]
+
+
 class Regression:
     """Sums of a ridge regression of y (m, o) on [a, 1], a (m, e): taken in one after the other."""
 
-    a: Tensor
-    y: Tensor
-
-    def __post_init__(self) -> None:
-        ones = self.a.new_ones(len(self.a), 1)
-        a, y = torch.cat([self.a, ones], 1).double(), self.y.double()
+    def __init__(self, a: Tensor, y: Tensor) -> None:
+        a, y = torch.cat([a, a.new_ones(len(a), 1)], 1).double(), y.double()
         self.count, self.gram, self.target = len(a), a.T @ a, a.T @ y
         self.square = y.square().sum()
         self.left = 1.0  # of the square, what the map does not explain; known when it is solved
-        del self.a, self.y
 
     def __iadd__(self, other: "Regression") -> "Regression":
         """With the rows of another picture."""

@@ -28,6 +28,12 @@ class Parts:
     mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
     result: Callable[["Tensor"], Any] = lambda y: y  # y -> what the attention module returns
 
+    def changed(self, block: Host, what: str) -> Host:
+        """The module of a block that a method changes: its "attention", "mlp", or the "block" itself."""
+        if what == "attention":
+            return self.attention(block)
+        return block.mlp if what == "mlp" else block  # all libraries call it so
+
     def reassemble(self, block: Host, x: "Tensor", **tables: "Tensor") -> "Tensor":
         """The block's own forward, from the parts, with dense attention; x and result as it has them."""
         from torch.nn.functional import scaled_dot_product_attention

@@ -68,6 +68,22 @@ def check_rising(layers: Layers, what: str) -> None:
         raise ValueError(f"{what} must rise and not repeat, not {list(layers)}")
 
 
+def check_layers(layers: Layers | str, **each: Fractions | None) -> None:
+    """ValueError unless named layers rise, and what is given for `each` has as many values."""
+    if isinstance(layers, tuple):
+        if not layers:
+            raise ValueError("layers is empty: name at least one, or 'all'")
+        check_rising(layers, "layers")
+    for name, given in each.items():
+        if isinstance(given, tuple) and len(given) != len(layers):
+            raise ValueError(f"{name} has {len(given)} values for the layers {layers}")
+
+
+def at_layer(given: Fractions, layers: Layers, layer: int) -> float:
+    """The fraction that is given for one of `layers`."""
+    return given[layers.index(layer)] if isinstance(given, tuple) else given
+
+
 def fractions_text(given: Fractions) -> str:
     """As a label has them."""
     values = sorted(set(given)) if isinstance(given, tuple) else [given]

@@ -7,10 +7,10 @@
 n is the token x, normalised.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sparsight.completions.linear import squared
 from sparsight.scores.view import View
 
 
@@ -29,8 +29,3 @@ def map_error(view: View) -> Float[Tensor, "b n"]:
     """Higher for tokens that the map cannot replace."""
     weight = view.tensors["error"].to(view.normal.dtype)
     return (squared(view.normal) @ weight[:-1] + weight[-1]).float()
-
-
-def squared(normal: Float[Tensor, "... c"]) -> Float[Tensor, "... e"]:
-    """[n, n^2]: what the prediction reads."""
-    return torch.cat([normal, normal.square()], -1)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from sparsight.completions.linear import Regression, mapped, normalised
+from sparsight.completions.linear import TINY, Regression, log_error, mapped, normalised
 from sparsight.families import Family
 from sparsight.methods import SPOT, tensor_name
 from sparsight.methods.spot.config import network_names
@@ -23,7 +23,6 @@ from sparsight.stages.progress import track
 
 TOKENS = 4096  # of all pictures, in one step
 RATE = 3e-3
-TINY = 1e-12  # of a square: below what float32 resolves
 
 
 def fit_errors(
@@ -85,6 +84,6 @@ def _cached(
     for stage, parts in seen.items():
         found[stage], x, end = (torch.cat(columns).cpu() for columns in zip(*parts, strict=True))
         table = Regression(normalised(x), end - x).solved(f"the map of stage {stage}")
-        missed = (end - x - mapped(normalised(x)[None], table)[0]).square().sum(1)
-        errors[stage] = (missed / end.square().sum(1).mean()).add(TINY).log()
+        missed = end - x - mapped(normalised(x)[None], table)[0]
+        errors[stage] = log_error(missed, end.square().mean())
     return found, errors

@@ -28,7 +28,8 @@ class Training(Data):
 
     steps: Annotated[int, Field(ge=1)] = 300
     batch: Annotated[int, Field(ge=1)] = 1  # pictures per process and step
-    learning_rate: Annotated[float, Field(gt=0)] | None = None  # None: what suits the model's width
+    # None: what suits the model's width
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0

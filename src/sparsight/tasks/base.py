@@ -1,14 +1,14 @@
 """What a task is given, and what it gives back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
-from sparsight.errors import NotFiniteError
+from sparsight.errors import NotFiniteError, SparsightError
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -43,15 +43,28 @@ class Request:
 
     max_train_images: int | None = None  # None: all
     own_probe: bool = False  # train a second probe on the sparse features and judge them by that
-    layout: Literal["ade20k", "voc", "camvid"] | None = None  # None: told by the folders
+    layout: Literal["ade20k", "voc", "camvid", "cityscapes"] | None = None  # None: told by the folders
     classes: int | None = None
     void: int | None = None
+    table: Path | None = None  # of what the numbers or colours in label files mean
     names: Path | None = None  # class names for zero-shot classification
     tokenizer: Any = None  # of the model's text tower
 
     def name_of(self, path: Path) -> str:
         """A file's path inside the data folder."""
         return str(path.relative_to(self.data))
+
+
+def requested(data: Path, size: tuple[int, int], options: dict[str, Any]) -> Request:
+    """A request whose options are there and in range."""
+    least = {"max_images": 1, "max_train_images": 1, "classes": 2, "worst": 0}
+    known = {option.name for option in fields(Request)}
+    for name, value in options.items():
+        if name not in known:
+            raise SparsightError(f"there is no option {name!r}")
+        if name in least and value is not None and value < least[name]:
+            raise SparsightError(f"{name} is {value}: give {least[name]} or more")
+    return Request(data, size, **options)
 
 
 @dataclass
@@ -66,6 +79,8 @@ class Outcome:
     recipe: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Of each split: how much is void and of each class, of all pixels or pictures.
+    shares: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

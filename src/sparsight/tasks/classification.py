@@ -19,8 +19,9 @@ from sparsight.stages.progress import track
 from sparsight.tasks import probe, zeroshot
 from sparsight.tasks.base import Arms, Outcome, Request, tokens_of
 from sparsight.tasks.layouts import class_folders
+from sparsight.tasks.overlap import overlap
 from sparsight.tasks.paired import compare, mean_of, worst_images
-from sparsight.tasks.top1 import right
+from sparsight.tasks.top1 import constant, right, shares
 
 USES = frozenset({"max_train_images", "own_probe", "names", "tokenizer"})
 NEIGHBOURS, TEMPERATURE = 20, 0.07
@@ -36,9 +37,13 @@ def run(arms: Arms, request: Request) -> Outcome:
     names = sorted(train)
     for name in val:
         if name not in train:
+            near = next((other for other in names if other.casefold() == name.casefold()), None)
             raise LabelsError(
                 f"{request.data}/val has the class {name!r}, and train/ has no such folder"
+                + (f", only {near!r}: give both one name" if near else "")
             )
+    if sum(map(bool, train.values())) < 2:
+        raise LabelsError(f"{request.data}/train has pictures of one class alone: nothing to tell apart")
 
     models = arms.both() if request.own_probe else (arms.dense,)
     banks, truth, _, missing = embed(models, train, names, request, request.max_train_images)
@@ -54,7 +59,6 @@ def run(arms: Arms, request: Request) -> Outcome:
     }
     dense, sparse = found["k-NN top-1"]
     images = len(files)
-    absent = [name for name in names if not val.get(name)]
     return Outcome(
         metric=METRIC,
         scores=[
@@ -69,8 +73,29 @@ def run(arms: Arms, request: Request) -> Outcome:
             "training_images": len(truth), "worst": "by k-NN: right is 1, wrong is 0",
         },
         skipped=[*missing, *skipped],
-        notes=[f"no picture in val/ of {len(absent)} classes, the first: {absent[0]}"] if absent else [],
+        notes=[
+            *_notes(train, val),
+            *overlap([p for paths in train.values() for p in paths], files),
+            *constant(answers, names),
+        ],
+        shares={split: shares(folders) for split, folders in (("train", train), ("val", val))},
     )  # fmt: skip
+
+
+def _notes(train: dict[str, list[Path]], val: dict[str, list[Path]]) -> list[str]:
+    """Classes that cannot be learnt, or are not judged."""
+    notes = []
+    absent = [name for name in train if not val.get(name)]
+    unseen = [name for name in val if val[name] and not train[name]]
+    if absent:
+        notes.append(f"no picture in val/ of {len(absent)} classes, the first: {absent[0]}")
+    if unseen:
+        notes.append(
+            f"no picture in train/ of {len(unseen)} classes, never found, the first: {unseen[0]}"
+        )
+    if sum(map(bool, val.values())) == 1:
+        notes.append("val/ has pictures of one class alone: the same answer for all would be right")
+    return notes
 
 
 def embed(

@@ -13,8 +13,9 @@ from sparsight.ops.grids import grid_of
 from sparsight.stages.progress import track
 from sparsight.tasks import probe
 from sparsight.tasks.base import Arms, Request, patches_of
-from sparsight.tasks.labels import VOID, LabelledFiles
+from sparsight.tasks.labels import LabelledFiles
 from sparsight.tasks.probe import Probe
+from sparsight.tasks.table import VOID
 
 CACHE_BYTES = 1 << 29  # of training features; above it, as many patches of each picture as fit
 CLASSES_AT_ONCE = 16  # whose enlarged logits are held at the same time
@@ -105,6 +106,16 @@ def judged(scores: Tensor) -> Judged:
     """Counts of pictures from torchmetrics' stat scores (pictures, classes, 5)."""
     hits, false_alarms, _, misses, truth = scores.double().unbind(2)
     return Judged(hits, hits + false_alarms + misses, truth)
+
+
+def constant(both: tuple[Judged, Judged], names: list[str]) -> list[str]:
+    """A note for each arm (dense first) that finds one class in every labelled pixel."""
+    notes = []
+    for arm, counts in zip(("dense", "sparse"), both, strict=True):
+        found = (counts.union - counts.truth + counts.hits).sum(0)
+        if (found > 0).sum() == 1:
+            notes.append(f"the {arm} arm finds {names[int(found.argmax())]} in every pixel")
+    return notes
 
 
 def patch_shares(labels: Tensor, grid: tuple[int, int], classes: int) -> Tensor:

@@ -19,7 +19,7 @@ from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating, outputs_of
 from sparsight.tasks import task_named
-from sparsight.tasks.base import Arms, Request
+from sparsight.tasks.base import Arms, requested
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
 
 COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
@@ -43,14 +43,15 @@ def evaluate(
     `options`      those of `sparsight.tasks.base.Request`
 
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
-    to high of the difference), the `worst` images, and what was `skipped` or needs `notes`.
+    to high of the difference), the `shares` of void and of each class in each split, the `worst` images,
+    and what was `skipped` or needs `notes`.
     """
     given = as_plan(plan)
     size = resolution or given.resolution
     if size is None:
         raise PlanError("this plan does not say for which resolution it was made: give one")
     chosen = task_named(task)
-    request = Request(Path(data), size, **options)
+    request = requested(Path(data), size, options)
     if not request.data.is_dir():
         raise SparsightError(f"there is no folder {request.data}")
     for option in fields(request):
@@ -79,6 +80,7 @@ def evaluate(
         },
         "scores": found.scores,
         "details": found.details,
+        "shares": found.shares,
         "worst": found.worst,
         "skipped": found.skipped,
         "notes": notes,

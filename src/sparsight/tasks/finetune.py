@@ -29,12 +29,14 @@ from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating
 from sparsight.stages.train import Batches, Training, processes, train
-from sparsight.tasks import layouts
-from sparsight.tasks.base import Request, patches_of
+from sparsight.tasks import layouts, mask_survey
+from sparsight.tasks.base import patches_of, requested
 from sparsight.tasks.dense_probe import fit_each, patch_shares
-from sparsight.tasks.labels import LabelledFiles, object_mask
+from sparsight.tasks.labels import LabelledFiles
+from sparsight.tasks.masks import object_masks
 from sparsight.tasks.probe import Probe
 from sparsight.tasks.salient import CLASSES
+from sparsight.tasks.table import read_table
 
 WEIGHTS_FILE, FACTS_FILE = "model.safetensors", "finetune.json"
 CHECKPOINT_FILE = "finetuning.safetensors"  # the state of an unfinished one
@@ -88,8 +90,14 @@ def finetune(
         raise PlanError("finetune starts from the dense model: call sparsight.restore(model) first")
     family = family_of(encoder)
     check_resolution(resolution, family.patch_px(encoder))
-    request = Request(Path(data), resolution, max_train_images=settings.probe_images, **options)
-    samples = LabelledFiles(layouts.salient(request.data).train, request, object_mask)
+    request = requested(Path(data), resolution, {"max_train_images": settings.probe_images, **options})
+    table = read_table(request.table) if request.table else None
+    samples = LabelledFiles(layouts.salient(request.data).train, request, object_masks(table))
+    if settings.batch > len(samples):
+        raise SparsightError(
+            f"a batch of {settings.batch} is more than the {len(samples)} pictures there are"
+        )
+    mask_survey.something_to_tell(mask_survey.look(samples, None, "train", table))
     check_writable(out)
     if (out / WEIGHTS_FILE).exists():  # a finished run, or the very model that was given
         raise SparsightError(f"{out} already has a {WEIGHTS_FILE}: choose another folder")

@@ -6,23 +6,35 @@ pair is refused, because labels that do not turn with their picture would look l
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sparsight.errors import ImagesError, LabelsError
+from sparsight.errors import ImagesError, LabelsError, SparsightError
 from sparsight.images import ImageFiles
 from sparsight.tasks.base import Request
-from sparsight.tasks.layouts import Pair
+from sparsight.tasks.pairs import Pair
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 ORIENTATION, UPRIGHT, QUARTER_TURNS = 0x0112, 1, (5, 6, 7, 8)
-VOID = -1  # of a label map, whatever number the files have for it
+LOSSY = ("JPEG", "MPO", "JPEG2000", "AVIF")  # formats that change numbers
+SPREAD = {"L;2": 85, "L;4": 17}  # Pillow spreads grey of so few bits over 0 to 255
+
+Found = TypeVar("Found")
+
+
+class LabelFile(NamedTuple):
+    """What a label file holds, upright, and what Pillow's image of it does not tell."""
+
+    path: Path
+    image: "Image"
+    lossy: str = ""  # the name of its format, if that changes numbers
+    spread: int = 1  # by what Pillow has multiplied them
 
 
 class Sample(NamedTuple):
@@ -33,12 +45,12 @@ class Sample(NamedTuple):
 
 
 class LabelledFiles:
-    """Pairs of files; `read` makes the label map of one file's image."""
+    """Pairs of files; `read` makes the label map of a label file."""
 
     def __init__(
-        self, pairs: Sequence[Pair], request: Request, read: "Callable[[Pair, Image], NDArray]"
+        self, pairs: Sequence[Pair], request: Request, read: Callable[[LabelFile], NDArray]
     ) -> None:
-        self.pairs, self.read_labels = pairs, read
+        self.pairs, self.read = pairs, read
         self.pictures = ImageFiles(
             [p.image for p in pairs], request.resolution, request.mean, request.std
         )
@@ -48,64 +60,57 @@ class LabelledFiles:
 
     def __getitem__(self, index: int) -> Sample:
         picture = self.pictures[index]
-        return Sample(picture, torch.from_numpy(_read(self.pairs[index], self.read_labels)))
+        return Sample(picture, torch.from_numpy(self.labels(index, self.read)))
+
+    def labels(self, index: int, read: Callable[[LabelFile], Found]) -> Found:
+        """What `read` finds in the label file of pair `index`; ImagesError if it cannot be read."""
+        from PIL import Image
+
+        pair = self.pairs[index]
+        try:
+            with Image.open(pair.image) as picture, Image.open(pair.labels) as labels:
+                return read(_label_file(pair, picture, labels))
+        except SparsightError:
+            raise
+        except Exception as error:  # whatever the reader of some format meets in damaged bytes
+            raise ImagesError(f"cannot read {pair.labels} and its picture: {error}") from None
 
 
-def class_numbers(classes: int, void: int) -> "Callable[[Pair, Image], NDArray]":
-    """Reads a file with the number of a class for each pixel, grey or palette; `void` becomes VOID."""
-
-    def read(pair: Pair, image: "Image") -> NDArray:
-        if len(image.getbands()) > 1:
-            raise LabelsError(
-                f"{pair.labels} is a picture in colour ({image.mode}); wanted is the number of a class "
-                "for each pixel, in grey or with a palette"
-            )
-        labels = np.asarray(image).astype(np.int64)
-        wrong = labels[(labels != void) & ((labels < 0) | (labels >= classes))]
-        if wrong.size:
-            raise LabelsError(
-                f"{pair.labels} has the label {wrong[0]}, which is neither one of the classes 0 to "
-                f"{classes - 1} nor the void label {void}: set --classes and --void"
-            )
-        return np.where(labels == void, VOID, labels)
-
-    return read
-
-
-def objects(pair: Pair, image: "Image") -> NDArray:
-    """The number of each pixel's object, 0 for none: its palette entry, or 1 if more than half white.
-
-    A reader for `LabelledFiles`; it has no need of `pair`.
-    """
-    if image.mode == "P":
-        return np.asarray(image).astype(np.int64)
-    grey = np.asarray(image.convert("L") if len(image.getbands()) > 1 else image).astype(np.int64)
-    white = next(top for top in (1, 255, 65535) if grey.max(initial=0) <= top)
-    return (2 * grey > white).astype(np.int64)
+def _label_file(pair: Pair, picture: "Image", labels: "Image") -> LabelFile:
+    """The labels as the picture is shown; refused if they are of another size."""
+    tile = getattr(labels, "tile", None)
+    kind, frames = str(tile[0][3]) if tile else "", getattr(labels, "n_frames", 1)
+    lossy = labels.format or ""
+    if "jpeg" in str(labels.info.get("compression", "")):
+        lossy = "JPEG in TIFF"
+    elif not (lossy in LOSSY or (lossy == "WEBP" and _is_lossy_webp(pair.labels))):
+        lossy = ""
+    if frames > 1:
+        raise LabelsError(f"{pair.labels} holds {frames} pictures: wanted is one label map")
+    if kind.startswith(("RGB;16", "RGBA;16", "LA;16")):
+        raise LabelsError(f"{pair.labels} has colours of 16 bits: save its labels in grey")
+    labels.load()
+    turn = _orientation(picture)
+    width, height = picture.size[::-1] if turn in QUARTER_TURNS else picture.size
+    upright = _upright(pair, labels, turn, picture.size)
+    if upright.size != (width, height):
+        raise LabelsError(
+            f"{pair.labels} is {upright.size[0]} x {upright.size[1]} pixels and its picture "
+            f"{width} x {height}: give both one size, labels by the nearest pixel"
+        )
+    return LabelFile(pair.labels, upright, lossy, SPREAD.get(kind, 1))
 
 
-def object_mask(pair: Pair, image: "Image") -> NDArray:
-    """1 where there is an object, 0 elsewhere."""
-    return (objects(pair, image) > 0).astype(np.int64)
-
-
-def _read(pair: Pair, read: "Callable[[Pair, Image], NDArray]") -> NDArray:
-    from PIL import Image
-
-    try:
-        with Image.open(pair.image) as picture, Image.open(pair.labels) as labels:
-            labels.load()
-            turn = _orientation(picture)
-            width, height = picture.size[::-1] if turn in QUARTER_TURNS else picture.size
-            upright = _upright(pair, labels, turn, picture.size)
-            if upright.size != (width, height):
-                raise LabelsError(
-                    f"{pair.labels} is {upright.size[0]} x {upright.size[1]} pixels and its picture "
-                    f"{width} x {height}: the two do not belong together"
-                )
-            return read(pair, upright)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImagesError(f"cannot read {pair.labels}: {error}") from None
+def _is_lossy_webp(path: Path) -> bool:
+    """Whether a WebP file has a lossy bitstream ("VP8 "; lossless is "VP8L")."""
+    data = path.read_bytes()
+    place = 12  # after "RIFF", the length and "WEBP"
+    while place + 8 <= len(data):
+        if data[place : place + 4] in (b"VP8 ", b"VP8L"):
+            return data[place : place + 4] == b"VP8 "
+        length = int.from_bytes(data[place + 4 : place + 8], "little")
+        place += 8 + length + length % 2
+    return True
 
 
 def _upright(pair: Pair, labels: "Image", turn: int, stored: tuple[int, int]) -> "Image":

@@ -1,18 +1,21 @@
-"""Which picture belongs to which labels, in the folder layouts of public data sets."""
+"""The folder layouts of public data sets: where the pictures of each split are, and their labels."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from sparsight.errors import ImagesError, LabelsError
-from sparsight.images import image_files
-
-
-class Pair(NamedTuple):
-    """A picture and its labels or mask."""
-
-    image: Path
-    labels: Path
+from sparsight.tasks.pairs import (
+    LABEL_ENDINGS,
+    Pair,
+    composed,
+    listed,
+    match,
+    pictures_in,
+    visible,
+)
+from sparsight.tasks.table import VOID, Table, table_of
 
 
 class Split(NamedTuple):
@@ -33,20 +36,37 @@ class Layout:
     classes: int
     void: int
     list_file: str = ""  # names the pictures of a split, one a line; none: all there are
+    endings: tuple[str, ...] = LABEL_ENDINGS  # of the labels' names, the first that fits
+    tables: tuple[tuple[str, Table], ...] = ()  # what numbers mean in labels of such an ending
 
     def fits(self, data: Path) -> bool:
         """Whether the folders of the training pictures and labels are there."""
-        return all(
-            (data / part.format(split=self.train)).is_dir() for part in (self.images, self.labels)
-        )
+        return not self.missing(data)
+
+    def missing(self, data: Path) -> list[Path]:
+        """Which of the two are not."""
+        parts = (self.images, self.labels)
+        folders = [data / part.format(split=self.train) for part in parts]
+        return [folder for folder in folders if not folder.is_dir()]
 
     def pairs(self, data: Path, split: str) -> list[Pair]:
         """All pairs of one split, sorted by name."""
         images, labels = (data / part.format(split=split) for part in (self.images, self.labels))
         if not self.list_file:
-            return match(images, labels)
+            return match(images, labels, self.endings)
         return listed(data / self.list_file.format(split=split), images, labels)
 
+    def table(self, pairs: Sequence[Pair]) -> Table | None:
+        """What the numbers in these labels mean, where they are not classes themselves."""
+        name = pairs[0].labels.stem.lower()
+        return next((table for ending, table in self.tables if name.endswith(ending)), None)
+
+
+# The classes of Cityscapes that are judged, by the numbers in its files (cityscapesScripts, labels.py).
+CITYSCAPES = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_IDS = table_of(
+    dict.fromkeys((*range(34), 255), VOID) | {number: k for k, number in enumerate(CITYSCAPES)}
+)
 
 SEGMENTATION = {
     "ade20k": Layout("training", "validation", "images/{split}", "annotations/{split}", 151, 0),
@@ -54,23 +74,32 @@ SEGMENTATION = {
         "train", "val", "JPEGImages", "SegmentationClass", 21, 255, "ImageSets/Segmentation/{split}.txt"
     ),
     "camvid": Layout("train", "val", "{split}/images", "{split}/labels", 11, 11),
-}
+    "cityscapes": Layout(
+        "train", "val", "leftImg8bit/{split}", "gtFine/{split}", 19, 255,
+        endings=("_gtfine_labeltrainids", "_gtfine_labelids"),
+        tables=(("_gtfine_labelids", CITYSCAPES_IDS),),
+    ),
+}  # fmt: skip
 
-SALIENT = (
-    Layout("train", "val", "{split}/im", "{split}/gt", 2, 255),
-    Layout("train", "val", "{split}/images", "{split}/masks", 2, 255),
-    Layout("DIS-TR", "DIS-VD", "{split}/im", "{split}/gt", 2, 255),
+MASKS = (("im", "gt"), ("images", "masks"), ("imgs", "masks"))  # folders of pictures and of masks
+SALIENT = tuple(
+    Layout(train, val, f"{{split}}/{images}", f"{{split}}/{masks}", 2, 255)
+    for train, val in (("train", "val"), ("DIS-TR", "DIS-VD"))
+    for images, masks in MASKS
 )
 
 
 def segmentation(data: Path, named: str | None) -> tuple[str, Layout]:
     """The layout called `named`, or the first whose folders are there."""
-    for name, layout in SEGMENTATION.items():
-        if named in (None, name) and layout.fits(data):
+    kinds = {name: SEGMENTATION[name] for name in ([named] if named else SEGMENTATION)}
+    for name, layout in kinds.items():
+        if layout.fits(data):
             return name, layout
-    kinds = [named] if named else list(SEGMENTATION)
-    wanted = "; ".join(f"{k}: {_folders(SEGMENTATION[k])}" for k in kinds)
-    raise LabelsError(f"{data} has none of the layouts known for segmentation ({wanted})")
+    for name, layout in kinds.items():
+        if len(missing := layout.missing(data)) == 1:
+            raise LabelsError(f"there is no folder {missing[0]}, which the layout {name} has")
+    wanted = "; ".join(f"{name}: {_folders(layout)}" for name, layout in kinds.items())
+    raise LabelsError(f"{data} has none of the layouts for segmentation ({wanted})")
 
 
 def salient(data: Path) -> Split:
@@ -85,65 +114,26 @@ def salient(data: Path) -> Split:
 
 
 def mask_pairs(data: Path) -> list[Pair]:
-    """Pictures and masks of one folder, in im/ and gt/ or in images/ and masks/."""
-    for images, masks in (("im", "gt"), ("images", "masks")):
+    """Pictures and masks of one folder."""
+    for images, masks in MASKS:
         if (data / images).is_dir() and (data / masks).is_dir():
             return match(data / images, data / masks)
     raise LabelsError(
-        f"{data} has neither im/ and gt/ nor images/ and masks/, alone or within train/ and val/ "
-        "(or DIS-TR/ and DIS-VD/)"
+        f"{data} has neither im/ and gt/ nor images/ (or imgs/) and masks/, alone or within train/ and "
+        "val/ (or DIS-TR/ and DIS-VD/)"
     )
-
-
-def match(images: Path, labels: Path) -> list[Pair]:
-    """Pair files of the same name (whatever its ending); refuse the first that has no partner."""
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise LabelsError(f"there is no folder {folder}")
-    pictures, truths = (_by_name(folder) for folder in (images, labels))
-    for name in sorted(pictures.keys() | truths.keys()):
-        if name not in truths:
-            raise LabelsError(f"{pictures[name]} has no labels: there is no {labels / name}.*")
-        if name not in pictures:
-            raise LabelsError(f"{truths[name]} has no picture: there is no {images / name}.*")
-    if not pictures:
-        raise ImagesError(f"{images} holds no image")
-    return [Pair(pictures[name], truths[name]) for name in sorted(pictures)]
-
-
-def listed(list_file: Path, images: Path, labels: Path) -> list[Pair]:
-    """The pairs a text file names, one a line, as .jpg and .png."""
-    try:
-        names = list_file.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabelsError(f"cannot read {list_file}: {error}") from None
-    pairs = [Pair(images / f"{name}.jpg", labels / f"{name}.png") for name in names]
-    for path in (path for pair in pairs for path in pair):
-        if not path.is_file():
-            raise LabelsError(f"{list_file} names {path.stem}, and there is no {path}")
-    if not pairs:
-        raise ImagesError(f"{list_file} names no picture")
-    return pairs
 
 
 def class_folders(folder: Path) -> dict[str, list[Path]]:
     """Class name -> its pictures, from the folders in `folder` (ImageNet-1K's layout)."""
     if not folder.is_dir():
         raise LabelsError(f"there is no folder {folder}: wanted train/CLASS/*.jpg and val/CLASS/*.jpg")
-    found = {path.name: image_files(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and visible(path, folder))
+    found = {composed(path.name): pictures_in(path) for path in folders}
     if not any(found.values()):
         raise ImagesError(f"{folder} holds no image in a folder named after its class")
-    return found
-
-
-def _by_name(folder: Path) -> dict[str, Path]:
-    """Path inside `folder` without its ending -> file."""
-    found: dict[str, Path] = {}
-    for path in image_files(folder):
-        name = str(path.relative_to(folder).with_suffix(""))
-        if name in found:
-            raise LabelsError(f"{found[name]} and {path} have one name: which of them is meant?")
-        found[name] = path
+    if len(found) == 1:
+        raise LabelsError(f"{folder} has one class alone, {next(iter(found))!r}: nothing to tell apart")
     return found
 
 

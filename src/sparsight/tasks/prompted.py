@@ -1,7 +1,8 @@
 """Promptable segmentation with SAM 2: IoU of each object, from five points inside it.
 
 The points are drawn evenly over the object's pixels, by a seed, and are the same for both arms.  A mask
-with a palette has one object for each entry but the first; any other mask has one, its white part.
+with a palette has one object for each entry but the first (and 255, which is no object), or a table says
+which number or colour is which object; any other mask has one, its white part.
 Written for transformers' `Sam2Model`, whose prompt encoder and mask decoder stay as they are.
 """
 
@@ -18,11 +19,15 @@ from sparsight.errors import ImagesError, LabelsError, UnsupportedModelError
 from sparsight.families.base import is_instance
 from sparsight.images import Reader
 from sparsight.stages.progress import track
+from sparsight.tasks import mask_survey
 from sparsight.tasks.base import Arms, Outcome, Request
-from sparsight.tasks.labels import LabelledFiles, objects
+from sparsight.tasks.labels import LabelledFiles
 from sparsight.tasks.layouts import mask_pairs
+from sparsight.tasks.masks import objects
 from sparsight.tasks.paired import Statistic, compare, worst_images
+from sparsight.tasks.table import read_table
 
+USES = frozenset({"table"})
 POINTS, INSIDE = 5, 1
 SAM2 = "transformers.models.sam2.modeling_sam2.Sam2Model"
 METRIC = "IoU: mean over objects of TP / (TP + FP + FN) of the object's pixels at its mask's size"
@@ -31,14 +36,16 @@ METRIC = "IoU: mean over objects of TP / (TP + FP + FN) of the object's pixels a
 def run(arms: Arms, request: Request) -> Outcome:
     """Prompt both arms with the same points for every object of every picture."""
     _check(arms.models[0], request.resolution)
-    samples = LabelledFiles(mask_pairs(request.data), request, objects)
+    table = read_table(request.table) if request.table else None
+    samples = LabelledFiles(mask_pairs(request.data), request, objects(table))
+    seen_masks = mask_survey.look(samples, request.max_images, "val", table)
     count, reader = min(request.max_images or len(samples), len(samples)), Reader(samples)
     sums: tuple[list[Tensor], list[Tensor]] = ([], [])
     numbers: list[int] = []
     places: list[int] = []
     empty: list[str] = []
     for place, sample in track(reader.placed(count), "Prompting", count):
-        found = [number for number in sample.labels.unique().tolist() if number]
+        found = [number for number in sample.labels.unique().tolist() if number > 0]
         if not found:
             empty.append(f"{samples.pairs[place].labels} is an empty mask")
             continue
@@ -51,7 +58,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         numbers.append(len(found))
         places.append(place)
     if not places:
-        raise LabelsError(f"every mask in {request.data} is empty")
+        raise LabelsError(f"every mask in {request.data} whose picture can be read is empty")
     objects_in = torch.tensor(numbers, dtype=torch.float64)
     dense, sparse = (torch.stack(seen).double() for seen in sums)
     files = [request.name_of(samples.pairs[place].image) for place in places]
@@ -68,6 +75,8 @@ def run(arms: Arms, request: Request) -> Outcome:
             "worst": "by the mean IoU of the objects",
         },
         skipped=[*reader.skipped.values(), *empty],
+        notes=mask_survey.notes([seen_masks]),
+        shares={"val": seen_masks.shares()},
     )
 
 

@@ -5,31 +5,63 @@
 A class without a labelled pixel in the pictures judged is left out of the mean, in both arms alike.
 """
 
+from typing import NamedTuple
+
 from torch import Tensor
 
-from sparsight.tasks import layouts
+from sparsight.tasks import layouts, survey, suspicion
 from sparsight.tasks.base import Arms, Outcome, Request
-from sparsight.tasks.dense_probe import Judged, fit_probes, judge
-from sparsight.tasks.labels import LabelledFiles, class_numbers
+from sparsight.tasks.dense_probe import Judged, constant, fit_probes, judge
+from sparsight.tasks.labels import LabelledFiles
+from sparsight.tasks.numbers import class_numbers
+from sparsight.tasks.overlap import overlap
 from sparsight.tasks.paired import Statistic, compare, worst_images
 from sparsight.tasks.probe import RECIPE
+from sparsight.tasks.table import VOID, read_table
 
-USES = frozenset({"max_train_images", "own_probe", "layout", "classes", "void"})
+USES = frozenset({"max_train_images", "own_probe", "layout", "classes", "void", "table"})
 METRIC = (
     "mIoU: mean over the classes of TP / (TP + FP + FN) of all pixels, void ignored; "
     "pixel accuracy: share of the labelled pixels whose class was found"
 )
 
 
+class Surveyed(NamedTuple):
+    """A data set whose labels have been looked at."""
+
+    train: LabelledFiles
+    val: LabelledFiles
+    seen: list[survey.Seen]  # of both
+    layout: str
+    classes: int
+    void: int
+
+
+def surveyed(request: Request) -> Surveyed:
+    """The pictures to learn from and to judge by; refused if their labels are no classes."""
+    name, layout = layouts.segmentation(request.data, request.layout)
+    pairs = [layout.pairs(request.data, split) for split in (layout.train, layout.val)]
+    given = read_table(request.table) if request.table else None
+    tables = [given or layout.table(part) for part in pairs]
+    classes = request.classes or (given.classes if given else layout.classes)
+    # A table says itself what is void, and its class 0 may be a layout's usual void.
+    usual = VOID if given else layout.void
+    void = usual if request.void is None else request.void
+    train, val = (
+        LabelledFiles(part, request, class_numbers(classes, void, table))
+        for part, table in zip(pairs, tables, strict=True)
+    )
+    seen = [
+        survey.look(train, request.max_train_images, layout.train, tables[0]),
+        survey.look(val, request.max_images, layout.val, tables[1]),
+    ]
+    suspicion.check(seen, classes, void)
+    return Surveyed(train, val, seen, name, classes, void)
+
+
 def run(arms: Arms, request: Request) -> Outcome:
     """Fit the probe on the training split and judge both arms on the validation split."""
-    name, layout = layouts.segmentation(request.data, request.layout)
-    classes = layout.classes if request.classes is None else request.classes
-    void = layout.void if request.void is None else request.void
-    train, val = (
-        LabelledFiles(layout.pairs(request.data, split), request, class_numbers(classes, void))
-        for split in (layout.train, layout.val)
-    )
+    train, val, seen, name, classes, void = surveyed(request)
     fitting = fit_probes(arms, train, request, classes)
     (dense, sparse), places, missing = judge(arms, fitting.probes, val, request, classes)
 
@@ -54,7 +86,13 @@ def run(arms: Arms, request: Request) -> Outcome:
             "training_patches": fitting.patches, "worst": "by the mIoU of the image's own classes",
         },
         skipped=[*fitting.skipped, *missing],
-        notes=_notes(fitting.shares, present, classes, void),
+        notes=[
+            *suspicion.notes(seen, void),
+            *overlap([p.image for p in train.pairs], [val.pairs[place].image for place in places]),
+            *_notes(fitting.shares, present, classes, void),
+            *constant((dense, sparse), [f"class {k}" for k in range(classes)]),
+        ],
+        shares={part.split: part.shares(void) for part in seen},
     )  # fmt: skip
 
 

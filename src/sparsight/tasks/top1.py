@@ -1,4 +1,6 @@
-"""Top-1: which answers are right."""
+"""Top-1: which answers are right, and what is odd about them."""
+
+from pathlib import Path
 
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_accuracy
@@ -9,3 +11,19 @@ def right(answer: Tensor, wanted: Tensor, classes: int) -> Tensor:
     return multiclass_accuracy(
         answer[:, None], wanted[:, None], classes, average="micro", multidim_average="samplewise"
     ).cpu()
+
+
+def shares(folders: dict[str, list[Path]]) -> dict[str, float]:
+    """Each class's share of the pictures."""
+    total = sum(map(len, folders.values()))
+    return {name: len(paths) / total for name, paths in folders.items()}
+
+
+def constant(answers: dict[str, list[Tensor]], names: list[str]) -> list[str]:
+    """A note for each arm (dense first) whose answers, class numbers (n,), are all the same."""
+    return [
+        f"the {arm} arm answers {names[int(given[0])]!r} for every picture ({metric})"
+        for metric, both in answers.items()
+        for arm, given in zip(("dense", "sparse"), both, strict=True)
+        if len(given) > 1 and (given == given[0]).all()
+    ]

@@ -18,7 +18,8 @@ from sparsight.stages.progress import track
 from sparsight.tasks.base import Arms, Outcome, Request
 from sparsight.tasks.layouts import class_folders
 from sparsight.tasks.paired import compare, mean_of, worst_images
-from sparsight.tasks.top1 import right
+from sparsight.tasks.pairs import composed
+from sparsight.tasks.top1 import constant, right, shares
 
 PROMPT = "a photo of a {}."
 METRIC = "zero-shot top-1: share of the pictures whose class was found by its name"
@@ -58,6 +59,8 @@ def run(arms: Arms, request: Request) -> Outcome:
         worst=worst_images(files, dense, sparse, request.worst),
         recipe={"prompt": PROMPT, "classes": len(names), "worst": "right is 1, wrong is 0"},
         skipped=list(reader.skipped.values()),
+        notes=constant({"zero-shot": [torch.stack(seen) for seen in answers]}, list(folders)),
+        shares={"val": shares(folders)},
     )
 
 
@@ -73,12 +76,21 @@ def tokenizer_in(folder: str) -> Any:
 def class_names(file: Path, folders: list[str]) -> dict[str, str]:
     """Folder -> name, from lines of FOLDER, a tab and NAME, or of names in the order of the folders."""
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise LabelsError(f"cannot read the class names in {file}: {error}") from None
-    if all("\t" in line for line in lines):
-        pairs = (line.split("\t", 1) for line in lines)
-        named = {folder.strip(): name.strip() for folder, name in pairs}
+    lines = [composed(line) for line in lines if line]
+    with_tab = ["\t" in line for line in lines]
+    if all(with_tab):
+        named: dict[str, str] = {}
+        for folder, name in (map(str.strip, line.split("\t", 1)) for line in lines):
+            if named.setdefault(folder, name) != name:
+                raise LabelsError(f"{file} has two names for the class {folder!r}")
+    elif any(with_tab):
+        raise LabelsError(
+            f"{file} has lines with a tab and lines without, as {lines[with_tab.index(False)]!r}: give "
+            "FOLDER, a tab and NAME in each, or names alone"
+        )
     elif len(lines) == len(folders):
         named = dict(zip(folders, lines, strict=True))
     else:
@@ -87,7 +99,7 @@ def class_names(file: Path, folders: list[str]) -> dict[str, str]:
             "lines of FOLDER, a tab and NAME"
         )
     for folder in folders:
-        if folder not in named:
+        if not named.get(folder):
             raise LabelsError(f"{file} has no name for the class {folder!r}")
     return {folder: named[folder] for folder in folders}
 

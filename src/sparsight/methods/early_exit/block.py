@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.completions.linear import Quantile, Regression, mapped, normalised
+from sparsight.completions.linear import Quantile, Regression, fit_error, normalised
 from sparsight.methods.reduced import CARRY, Reduced, ReducingBlock, map_name
 from sparsight.ops.partition import kept_count, others, take, top
 from sparsight.scores import SCORES
-from sparsight.scores.tokens import squared
 from sparsight.scores.view import View
 
 STEP = 128  # kept counts under a bound
-TINY = 1e-12  # of a token's square: below what float32 resolves
 
 
 class ExitBlock(ReducingBlock):
@@ -88,13 +86,10 @@ class ExitBlock(ReducingBlock):
         tokens = take(x, state.rows)
         normal = normalised(tokens)
         if site.config.score == "map-error":
-            patches, goal = normal[:, site.prefix :], take(wanted[layers[-1]], state.rows)
-            added, goal = (goal - tokens)[:, site.prefix :], goal[:, site.prefix :]
-            table = yield Regression(patches.flatten(0, 1), added.flatten(0, 1))
-            missed = (added - mapped(patches, table)).square().sum(2)
-            relative = missed / goal.square().sum(2).mean(1, keepdim=True)
-            error = relative.add(TINY).log().view(-1, 1)
-            found["error"] = (yield Regression(squared(patches).flatten(0, 1), error))[:, 0]
+            end = take(wanted[layers[-1]], state.rows)[:, site.prefix :]
+            size = end.square().mean((1, 2)).view(-1, 1)  # of a picture's dense tokens
+            patches, added = normal[:, site.prefix :], end - tokens[:, site.prefix :]
+            found["error"] = yield from fit_error(patches, added, size)
             self.set_tensors(found)
         score = self.scored(tokens, state, host)
         if site.config.bound == "calibrated":

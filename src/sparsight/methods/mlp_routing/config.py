@@ -8,8 +8,9 @@ from sparsight.methods.base import (
     Fractions,
     Layers,
     Settings,
+    at_layer,
     check_available,
-    check_rising,
+    check_layers,
     fractions_text,
     layers_text,
     listed,
@@ -35,12 +36,7 @@ class MLPRouting(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.layers, tuple):
-            if not self.layers:
-                raise ValueError("layers is empty: name at least one, or 'all'")
-            check_rising(self.layers, "layers")
-        if isinstance(self.keep, tuple) and len(self.keep) != len(self.layers):
-            raise ValueError(f"keep has {len(self.keep)} values for the layers {self.layers}")
+        check_layers(self.layers, keep=self.keep)
         return self
 
     def resolved(self, available: Layers, depth: int) -> Self:
@@ -56,9 +52,7 @@ class MLPRouting(Settings):
 
     def kept_at(self, layer: int) -> float:
         """The fraction of the tokens that goes through the MLP of a layer."""
-        if not isinstance(self.keep, tuple):
-            return self.keep
-        return self.keep[self.layers.index(layer)]  # type: ignore[arg-type]
+        return at_layer(self.keep, self.changed_layers(()), layer)
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:

@@ -12,15 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.completions.linear import Regression, mapped
+from sparsight.completions.linear import Regression, fit_error, mapped
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.ops.partition import kept_count, others, put, take, top
 from sparsight.scores import SCORES
-from sparsight.scores.tokens import squared
 from sparsight.scores.view import View
-
-TINY = 1e-12  # below the square of what float32 resolves: the logarithm of no error at all
 
 
 class RoutedMLP(Change):
@@ -53,11 +50,9 @@ class RoutedMLP(Change):
     ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
         """The map from tokens that skip the MLP, and the score from the error it would leave on all."""
         site, h = self._sparsight, x.flatten(1, -2)
-        full, rows, found = self.dense(h, **host), h.flatten(0, 1), dict[str, Tensor]()
+        full, found = self.dense(h, **host), dict[str, Tensor]()
         if site.config.score == "map-error":
-            table = yield Regression(rows, full.flatten(0, 1))
-            error = (full - mapped(h, table)).square().mean(2).add(TINY).log()
-            found["error"] = (yield Regression(squared(rows), error.view(-1, 1)))[:, 0]
+            found["error"] = yield from fit_error(h, full)
             self.set_tensors(found)
         if site.config.completion == "map":
             count = kept_count(h.shape[1], site.config.kept_at(site.layer), site.prefix)

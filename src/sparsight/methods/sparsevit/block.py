@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsight.completions.linear import Regression, mapped, normalised
+from sparsight.completions.linear import Regression, fit_error, mapped, normalised
 from sparsight.errors import SparsightError
 from sparsight.families.windows import Windows
 from sparsight.inplace import Change
@@ -31,11 +31,9 @@ from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sparsevit.layout import Layout, lay_out
 from sparsight.ops.windows import rank_windows, window_rows
 from sparsight.scores import SCORES
-from sparsight.scores.tokens import squared
 from sparsight.scores.view import View
 
 CARRY = "_sparsight_windows"
-TINY = 1e-12  # of an error squared: below what float32 resolves
 
 
 @dataclass
@@ -190,9 +188,7 @@ class WindowBlock(Change):
         added = (full if isinstance(full, Tensor) else full[0]).flatten(1, -2) - rows
         normal = normalised(rows)
         if site.config.score == "map-error" and self.leads:
-            table = yield Regression(normal.flatten(0, 1), added.flatten(0, 1))
-            error = (added - mapped(normal, table)).square().mean(2).add(TINY).log().view(-1, 1)
-            found["error"] = (yield Regression(squared(normal).flatten(0, 1), error))[:, 0]
+            found["error"] = yield from fit_error(normal, added)
             self.set_tensors(found)
         order = self.ranked(self.carried(x), layout)
         skipped = window_rows(x.flatten(1, -2), layout.table, order[:, self.kept(len(layout.table)) :])

@@ -9,8 +9,9 @@ from sparsight.methods.base import (
     Fractions,
     Layers,
     Settings,
+    at_layer,
     check_available,
-    check_rising,
+    check_layers,
     fractions_text,
     layers_text,
     listed,
@@ -41,14 +42,7 @@ class SVE(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if isinstance(self.layers, tuple):
-            if not self.layers:
-                raise ValueError("layers is empty: name at least one, or 'all'")
-            check_rising(self.layers, "layers")
-        for name in ("keep", "keep_queries"):
-            given = getattr(self, name)
-            if isinstance(given, tuple) and len(given) != len(self.layers):
-                raise ValueError(f"{name} has {len(given)} values for the layers {self.layers}")
+        check_layers(self.layers, keep=self.keep, keep_queries=self.keep_queries)
         grouped = [layer for group in self.groups for layer in group]
         if grouped and not isinstance(self.layers, tuple):
             raise ValueError("groups need layers to be a list of numbers")
@@ -106,12 +100,8 @@ class SVE(Settings):
     def kept_at(self, layer: int) -> tuple[float, float]:
         """The fractions of queries and of keys that a sparse layer keeps."""
         queries = self.keep if self.keep_queries is None else self.keep_queries
-        place = self.named_layers.index(layer)
-
-        def at(given: Fractions) -> float:
-            return given[place] if isinstance(given, tuple) else given
-
-        return at(queries), at(self.keep)
+        layers = self.named_layers
+        return at_layer(queries, layers, layer), at_layer(self.keep, layers, layer)
 
     def followers(self) -> dict[int, int]:
         """For each layer that reuses a pattern, the layer that ranks for it."""
