@@ -1,6 +1,7 @@
 """Who does the work does not matter: several processes and Ray give the same, and lose nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,10 @@ from encode_data import COUNT, content_of, encode, fill_folder, make_run
 from sparsight.encode import How
 from sparsight.encode.drivers.devices import Share
 from sparsight.errors import SparsightError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning"
+)  # Ray's own
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +82,13 @@ def test_two_actors_of_ray_go_on_with_what_another_began(made, tmp_path, ray, mo
 
 def test_what_an_actor_refuses_is_one_sentence(made, tmp_path, ray):
     run, images, _ = made
-    sink = tmp_path / "sink"
-    (sink / "features").parent.mkdir()
+    encode(run, images, tmp_path / "sink", How(part_pictures=7, limit=7))
+    shutil.rmtree(tmp_path / "sink" / "features")
+    (tmp_path / "sink" / "features").write_text("in the way")
     with pytest.raises(SparsightError, match="cannot write") as caught:
-        encode(run, images, blocked(sink), How(part_pictures=7, ray="local", actors=1))
+        encode(run, images, tmp_path / "sink", How(part_pictures=7, ray="local", actors=1))
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
-
-
-def blocked(sink):
-    """A sink whose features cannot be written."""
-    (sink / ".features").write_text("")
-    (sink / "sink.json").unlink(missing_ok=True)
-    return sink
 
 
 def test_an_address_that_nobody_answers(monkeypatch):

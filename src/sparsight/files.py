@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(temporary, path)
     except BaseException as error:
         if not special:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # a file where its folder should be; what went wrong is told below
+                temporary.unlink()
         # safetensors reports a full disk as its own error, with the system's words in it
         if isinstance(error, OSError) or "os error" in str(error) or "I/O error" in str(error):
             raise SparsightError(f"cannot write {path}: {error}") from error

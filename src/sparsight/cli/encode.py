@@ -13,7 +13,6 @@ from sparsight.cli.options import (
     JsonOption,
     ModuleOption,
     PretrainedOption,
-    checked,
     write,
 )
 from sparsight.errors import SparsightError
@@ -160,8 +159,8 @@ def encode(
     from sparsight.encode import encode as run
     from sparsight.images import parse_resolution
 
-    settings = checked(
-        EncoderSettings, model=model, pretrained=pretrained, module=module, dense=dense,
+    settings = EncoderSettings(
+        model=model, pretrained=pretrained, module=module, dense=dense,
         checkpoint=str(checkpoint) if checkpoint else None, max_tokens=max_tokens,
         resolution=parse_resolution(resolution) if resolution else None,
         outputs=tuple(o.value for o in output) if output else None, taps=layers_of(taps),

@@ -5,6 +5,7 @@ the parts themselves, so the source and the sink must be at the same path on eve
 does again after a failure replaces what was there, by the rules of the ledger.
 """
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,18 +26,21 @@ class Actor:
         self.worker = Worker(job)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the parts of a batch of rows {"part": n}."""
-        import json
+        """Do the parts of a batch of rows {"part": n}; what is refused comes back as words.
 
-        parts = [int(part) for part in batch["part"]]
-        tallies = [json.dumps(tally.as_json()) for tally in self.worker.do(parts)]
-        return {"tally": tallies}
+        An error would come out of Ray as a traceback over several processes.
+        """
+        try:
+            tallies = [
+                tally.as_json() for tally in self.worker.do([int(part) for part in batch["part"]])
+            ]
+            return {"tally": [json.dumps(tally) for tally in tallies], "error": [""] * len(tallies)}
+        except SparsightError as error:
+            return {"tally": [""], "error": [str(error)]}
 
 
 def run_on_ray(job: Job, parts: Sequence[int], address: str, actors: int | None) -> Iterator[Tally]:
     """The count of each part, when it is there; `actors` of them, or one for each GPU or core."""
-    import json
-
     ray, data = extra("ray"), extra("ray.data")
     if not (joined := ray.is_initialized()):
         connect(ray, address)
@@ -53,6 +57,8 @@ def run_on_ray(job: Job, parts: Sequence[int], address: str, actors: int | None)
             max_task_retries=RETRIES,
         )  # fmt: skip
         for row in counts.iter_rows():
+            if row["error"]:
+                raise SparsightError(row["error"])
             yield Tally.from_json(json.loads(row["tally"]))
     except ray.exceptions.RayError as error:
         raise SparsightError(told(error)) from None
@@ -77,10 +83,7 @@ def connect(ray: Any, address: str) -> None:
 
 
 def told(error: Exception) -> str:
-    """The last line that says why, of a traceback over several processes."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    found = [line for line in lines if "sparsight.errors." in line]
-    if found:
-        return found[-1].partition(": ")[2]
+    """Why, of a traceback over several processes: its last line that names an error."""
+    lines = [line.strip() for line in str(error).splitlines() if "Error" in line]
     why = lines[-1][:160] if lines else type(error).__name__
-    return f"a worker of Ray died ({why}); what was encoded is kept"
+    return f"a worker of Ray died ({why}); what was encoded is kept, and the same command goes on"
