@@ -35,7 +35,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuller-spans": ("fuller-cpu.json", quality.fuller_spans),
     "compare-demo": ("compare-demo.json", quality.comparison),
     "search-demo": ("search-demo.json", quality.front),
-    "camvid": ("camvid-cpu.json", quality.camvid),  # in no page until it is measured: --show
+    "camvid": ("camvid-cpu.json", quality.camvid),
     "spot": ("spot-cpu.json", quality.spot),
     "swin": ("swin-cpu.json", quality.swin),
     "swin-ranking": ("swin-cpu.json", quality.swin_ranking),

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download
 
@@ -196,3 +197,14 @@ WINDOWED = {"timm_sam2": make_timm_sam2, "hf_sam2": make_hf_sam2}
 def heed_interrupts():
     """A job in the background of a shell inherits that interrupts are ignored; a user's does not."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
+def no_heic(monkeypatch):
+    """As if the extra [heic] were not installed."""
+    from sparsight.images.folder import kinds
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    kinds.cache_clear()
+    yield
+    kinds.cache_clear()

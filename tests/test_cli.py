@@ -158,7 +158,7 @@ def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
     words = ("labels of train: void 0.0 %, class ", "labels of val: void 0.0 %, class ")
     for word in (*words, "mIoU", "class 2: IoU", "pixel accuracy", "lose most", "classes [3]"):
         assert word in out
-    assert "1 pictures were skipped" in err
+    assert "left out 1: 1 no picture of a known kind" in err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written == json.loads((sparse_run / "evaluate-segmentation.json").read_text())
     assert written["protocol"]["images"] == 4
@@ -308,11 +308,36 @@ def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
     assert any(name.startswith("model.blocks.2.") for name in plan.weights)
 
 
+def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, images, tmp_path, no_heic):
+    from sparsight.cli.report import remember_command
+    from sparsight.run import COMMAND_FILE
+
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        images.rename(odd)
+    except OSError:
+        pytest.skip("this file system has no such names")
+    (odd / "1.png").write_bytes((odd / "1.png").read_bytes()[:2000])
+    (odd / os.fsdecode(b"\xe9.jpg")).write_bytes(b"")
+    for name in ("a.heic", "b.heic", "._0.png"):
+        (odd / name).write_bytes(b"x")
+    code, _, err = run(
+        "analyze", checkpoint, "--images", odd, "--resolution", "64", "--json", tmp_path / "a.json"
+    )
+    assert code == 0, err
+    assert (
+        "left out 5: 2 .heic (pip install 'sparsight[heic]'), 1 hidden, 1 truncated, 1 an empty" in err
+    )
+    assert "caf\ufffd" in (tmp_path / "a.json").read_text().encode().decode("unicode_escape")
+    remember_command(tmp_path)
+    assert "caf\ufffd" in (tmp_path / COMMAND_FILE).read_text(encoding="utf-8")
+
+
 def test_bad_images_are_counted(run, checkpoint, images):
     (images / "1.png").write_bytes(b"broken")
     code, _, err = run("analyze", checkpoint, "--images", images, "--resolution", "64")
     assert code == 0
-    assert "1 unreadable images were skipped" in err
+    assert "left out 1: 1 no picture of a known kind" in err
     assert "1.png" in err
 
 
@@ -326,6 +351,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text((hf_checkpoint / "config.json").read_text())
     (pickled / "pytorch_model.bin").write_bytes(b"")
+    torch.save({"weight": torch.nn.Linear(1, 1)}, tmp_path / "a.pth")
     save_file({"logit_scale": torch.zeros(())}, lacking / "model.safetensors", {"format": "pt"})
     analyze = ["analyze", checkpoint, "--images", images]
     optimize = ["optimize", checkpoint, "--images", images, "--resolution", "64", "--out"]
@@ -335,11 +361,21 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         "patch size": ([*analyze, "--resolution", "100"], "the nearest that is: 96x96"),
         "resolution": ([*analyze, "--resolution", "big"], "neither like 1024"),
         "model": (["analyze", "something", "--images", images], "MODEL 'something' is neither"),
-        "timm name": (["analyze", "timm:no_such", "--images", images], "cannot load no_such"),
-        "not a ViT": (["analyze", "timm:resnet18", "--images", images], "ResNet is not supported"),
+        "timm name": (["analyze", "timm:no_such", "--images", images], "timm has no model 'no_such'"),
+        "not a ViT": (
+            ["analyze", "timm:resnet18", "--images", images],
+            "ResNet of timm.models.resnet is not supported",
+        ),
         "pickle": (
-            ["analyze", "timm:vit_tiny_patch16_224", "--checkpoint", "a.pth", "--images", images],
-            "not a .safetensors file",
+            [
+                "analyze",
+                "timm:vit_tiny_patch16_224",
+                "--checkpoint",
+                tmp_path / "a.pth",
+                "--images",
+                images,
+            ],
+            "a.pth is a pickle, and pickles are not read",
         ),
         "no checkpoint": (
             ["analyze", "demo", "--checkpoint", "a.safetensors", "--images", images],
@@ -347,7 +383,7 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
         ),
         "other checkpoint": (
             ["analyze", "demo", "--checkpoint", checkpoint / "model.safetensors", "--images", images],
-            "cannot load",
+            "does not fit VisionTransformer: 96 missing",
         ),
         "pickled folder": (
             ["analyze", pickled, "--images", images],

@@ -392,11 +392,11 @@ def test_the_bench_counts_what_it_leaves_out_and_reads_a_picture_once():
     assert isinstance(bench, Bench)
     plan = complete(bench, as_plan(SVE(layers=(1, 2), keep=1 / 4, completion="map")))
     complete(bench, as_plan(MLPRouting()))
-    assert bench.skipped == ("cannot read 0.png", "cannot read 4.png")
+    assert bench.counted() == (4, ("cannot read 0.png", "cannot read 4.png"))
     assert sorted(images.reads) == list(range(6))
     rest = partition.kept_count(133, 1 / 4, 1)
     assert [row["tokens"] for row in plan.recipe["completion"]] == [4 * (133 - rest)] * 2
-    assert len(list(bench.pictures(2))) == 1  # of places 0 and 3
+    assert len(list(bench.pictures(2))) == 2  # places 1, in place of 0, and 3
 
 
 def test_a_bench_is_of_a_dense_model_with_weights():

@@ -47,8 +47,8 @@ def test_facts(model):
 @pytest.mark.parametrize(
     ("name", "changes", "reason"),
     [
-        ("resnet18", {}, "needs a timm VisionTransformer"),
-        ("vit_relpos_small_patch16_224", {}, "needs a timm VisionTransformer"),
+        ("resnet18", {}, "ResNet of timm.models.resnet is not supported, its blocks"),
+        ("vit_relpos_small_patch16_224", {}, "cannot become sparse: its attention adds a bias"),
         ("vit_base_patch16_xp_224", {}, "needs pre-norm blocks"),
         ("eva_giant_patch14_224", {"depth": 1, "embed_dim": 64, "num_heads": 2}, None),
         ("vit_tiny_patch16_224", {"attn_drop_rate": 0.1, "depth": 2}, "without dropout"),
@@ -71,15 +71,22 @@ def test_other_models_are_refused_by_name_and_reason(name, changes, reason):
 @pytest.mark.parametrize(
     ("kind", "changes", "reason"),
     [
-        ("ViTModel", {"attention_probs_dropout_prob": 0.1}, "hf_vit .* needs attention without dropout"),
-        ("CLIPVisionModel", {"attention_dropout": 0.1}, "hf_clip .* needs attention without dropout"),
-        ("Dinov2Backbone", {}, "hf_dinov2 .* needs a transformers Dinov2Model or Dinov2WithReg"),
-        ("CLIPTextModel", {}, "hf_clip .* needs a transformers CLIPVisionModel"),
-        ("ViTMAEModel", {}, "is not supported: the closest family is hf_vit"),
+        (
+            "ViTModel",
+            {"attention_probs_dropout_prob": 0.1},
+            "family is hf_vit, .* needs attention without dropout",
+        ),
+        (
+            "CLIPVisionModel",
+            {"attention_dropout": 0.1},
+            "family is hf_clip, .* needs attention without dropout",
+        ),
+        ("CLIPTextModel", {}, "family is hf_clip, .* needs a transformers CLIPVisionModel"),
+        ("ViTMAEModel", {}, "same weights load as a ViTModel"),
         (
             "SwinModel",
             {"embed_dim": 48, "depths": [1], "num_heads": [3]},
-            "family is hf_swin .* even number",
+            "family is hf_swin, .* even number",
         ),
     ],
 )
@@ -98,7 +105,10 @@ def test_other_models_of_transformers_are_refused_by_name_and_reason(kind, chang
 def test_a_foreign_block_is_refused():
     model = make_model("hf_vit")
     model.layers[1] = torch.nn.Identity()
-    with pytest.raises(UnsupportedModelError, match="needs its own ViTLayer or DeiTLayer as every"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match="needs its own ViTLayer or DeiTLayer as every block; layer 1 has a Identity of torch",
+    ):
         family_of(model)
 
 

@@ -12,6 +12,7 @@ from sparsight.images import (
     ImageFolder,
     Reader,
     check_resolution,
+    left_out,
     parse_resolution,
 )
 
@@ -63,6 +64,8 @@ def test_bad_images_are_skipped_and_counted(tmp_path):
     reader = Reader(ImageFolder(folder, (8, 8)))
     assert len(list(reader.spread(3))) == 1
     assert sorted(reader.skipped) == [0, 1]
+    said = left_out(reader.skipped.values(), reader.images)
+    assert said == "2: 1 no picture of a known kind, 1 truncated"
     assert "0.png" in reader.skipped[0]
     assert reader.read(0).shape == (3, 8, 8)  # passes over the bad ones to the good one
 
@@ -110,11 +113,26 @@ def test_sixteen_bits_keep_their_brightness(tmp_path):
 
 
 def test_values_of_unknown_range_are_refused(tmp_path):
-    Image.fromarray(np.full((8, 8), 0.5, np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((8, 8), 1.5, np.float32)).save(tmp_path / "float.tif")
+    Image.fromarray(np.full((8, 8), np.nan, np.float32)).save(tmp_path / "nan.tif")
     Image.fromarray(np.full((8, 8), 1 << 20, np.int32)).save(tmp_path / "huge.tif")
-    for name, says in (("float.tif", "floating-point"), ("huge.tif", "16 bits")):
+    for name, says in (("float.tif", "outside 0 to 1"), ("nan.tif", "outside"), ("huge.tif", "16 bits")):
         with pytest.raises(ImagesError, match=says):
             value_of(tmp_path / name)
+
+
+def test_values_of_less_than_sixteen_bits_are_scaled_by_their_own_range_and_noted(tmp_path):
+    for bits in (10, 12):
+        pixels = np.array([[0, 2 ** (bits - 1), 2**bits - 1]] * 3, np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{bits}.png")
+    images = ImageFolder(tmp_path, (3, 3), (0,) * 3, (1,) * 3)
+    for place in range(2):
+        assert images[place][0, 0].tolist() == pytest.approx([0, 127 / 255, 1], abs=0.005)
+    assert [note.split(", ")[0] for note in images.notes] == [
+        f"1 x 16-bit files whose values need {bits} bits" for bits in (10, 12)
+    ]
+    Image.fromarray(np.full((8, 8), 0.25, np.float32)).save(tmp_path / "float.tif")
+    assert value_of(tmp_path / "float.tif") == pytest.approx([0.25] * 3, abs=0.002)
 
 
 def test_cmyk_and_transparent_pictures_keep_their_colour(tmp_path):
@@ -135,6 +153,16 @@ def test_places_are_kept_when_pictures_are_skipped(tmp_path):
     folder = fill(tmp_path / "a", 4)
     (folder / "1.png").write_bytes(b"")
     assert [place for place, _ in Reader(ImageFolder(folder, (8, 8))).placed(4)] == [0, 2, 3]
+
+
+def test_a_bad_picture_is_replaced_by_the_next_good_one_within_its_part_of_the_set(tmp_path):
+    folder = fill(tmp_path / "a", 8)
+    for place in (0, 4, 5):
+        (folder / f"{place}.png").write_bytes(b"")
+    reader = Reader(ImageFolder(folder, (8, 8)))
+    # Parts 0 to 1, 2 to 3, 4 to 5 and 6 to 7; nothing in the third can be read.
+    assert [place for place, _ in reader.placed(4)] == [1, 2, 6]
+    assert left_out(reader.skipped.values()) == "3: 3 an empty file"
 
 
 class Counted:

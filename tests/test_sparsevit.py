@@ -416,7 +416,7 @@ def test_other_swins_are_refused_with_the_reason():
         with pytest.raises(sparsight.UnsupportedModelError, match="it is a Swin v2"):
             sparsight.apply(host, SETTINGS)
     for name, make in SWINS.items():
-        with pytest.raises(sparsight.UnsupportedModelError, match=f"{name} .*an even number of blocks"):
+        with pytest.raises(sparsight.UnsupportedModelError, match=f"{name}, .*an even number of blocks"):
             family_of(make(depths=[2, 3]))
 
 

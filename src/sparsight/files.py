@@ -35,8 +35,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A text file, whole or not at all; a file's name in it need not be Unicode."""
-    write_atomically(path, lambda place: place.write_text(text, encoding="utf-8", errors="replace"))
+    """A text file, whole or not at all; names that are no text have "?" where their bytes were."""
+    write_atomically(path, lambda place: place.write_bytes(text.encode("utf-8", "replace")))
 
 
 def write_json(path: Path, data: Any) -> None:

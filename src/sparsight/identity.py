@@ -18,7 +18,7 @@ def identity(model: nn.Module, family: Family) -> ModelIdentity:
     blocks = family.blocks(model)
     return ModelIdentity(
         family=family.name,
-        kind=type(model).__name__,
+        kind=family.kind_of(model),
         depth=len(blocks),
         dim=_one_or_each([family.dim(block) for block in blocks]),
         heads=_one_or_each([family.heads(block) for block in blocks]),

@@ -1,5 +1,8 @@
 """The command line: one verb for each stage and for the tasks, one file for each group of verbs."""
 
+import io
+import sys
+
 from sparsight.cli import compare, encode, explore, neighbours, optimize, pipeline, tasks
 from sparsight.cli.app import app
 
@@ -8,4 +11,7 @@ __all__ = ["compare", "encode", "explore", "main", "neighbours", "optimize", "pi
 
 def main() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a name may hold what the terminal cannot show
     app()

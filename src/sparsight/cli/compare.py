@@ -14,6 +14,7 @@ from sparsight.cli.options import (
     PretrainedOption,
     ResolutionOption,
     open_model,
+    report_skipped,
     write,
 )
 from sparsight.cli.report import write_page
@@ -50,6 +51,8 @@ def compare(
 
     plans = [load(folder) for folder in run or ()]
     if model == "demo" and images is None:
+        if checkpoint is not None:
+            raise SparsightError("the demo's own scenes are for its own weights: give --images DIR")
         from sparsight.demo.compare import compare_demo
 
         size = parse_resolution(resolution)
@@ -63,6 +66,7 @@ def compare(
         if loaded.random_weights:
             say("these are random weights: speed means something, quality does not")
         result = stage.compare(loaded.model, folder, plans, method or (), repeats, max_images, module)
+        report_skipped(result["skipped"], folder)
         result["protocol"] |= {"source": model, "random_weights": loaded.random_weights}
     write(result, json)
     tables.show_comparison(result)

@@ -6,7 +6,13 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.options import CheckpointOption, ModuleOption, PretrainedOption, model_of
+from sparsight.cli.options import (
+    CheckpointOption,
+    ModuleOption,
+    PretrainedOption,
+    loaded_model,
+    model_of,
+)
 
 
 @app.command()
@@ -44,10 +50,10 @@ def session_of(
 ) -> Any:  # fmt: skip
     """The explorer's session for a model or a run."""
     from sparsight.explore.session import Session
-    from sparsight.families import encoder_in, family_of
-    from sparsight.images import ImageFolder, check_resolution, parse_resolution
-    from sparsight.models import load_model
+    from sparsight.families import encoder_in
+    from sparsight.images import ImageFolder, parse_resolution
     from sparsight.run import PLAN_FILE
+    from sparsight.stages.pictures import check_takes
 
     plan = None
     if (Path(model) / PLAN_FILE).is_file():
@@ -55,9 +61,9 @@ def session_of(
         module = module or plan.recipe.get("module")
     else:
         size = parse_resolution(resolution or "512")
-        loaded = load_model(model, size, pretrained, checkpoint)
+        loaded = loaded_model(model, size, pretrained, checkpoint)
     encoder = encoder_in(loaded.model, module)
-    check_resolution(size, family_of(encoder).patch_px(encoder))
+    check_takes(encoder, size)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
     folder = ImageFolder(images, size, loaded.mean, loaded.std) if images else None

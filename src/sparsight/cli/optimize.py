@@ -16,7 +16,9 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
+    loaded_model,
     open_model,
+    report_left_out,
     write,
 )
 from sparsight.cli.report import finish, remember_command
@@ -34,7 +36,7 @@ from sparsight.cli.search import (
     run_search,
 )
 from sparsight.errors import SparsightError
-from sparsight.images import parse_resolution
+from sparsight.images import left_out, parse_resolution
 
 
 class SelectBy(StrEnum):
@@ -128,9 +130,7 @@ def optimize(
     images_or_refused(images, model)
     size = parse_resolution(resolution)
     if images is None:
-        from sparsight.models import load_model
-
-        loaded, folder = load_model(model, size), pictures_of_demo(size)
+        loaded, folder = loaded_model(model, size, pretrained, checkpoint), pictures_of_demo(size)
     else:
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
@@ -160,6 +160,7 @@ def optimize(
         )  # fmt: skip
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
+    report_left_out(plan.recipe.get("left_out") or left_out((), folder), folder)
     finish(out, loaded.model, plan, folder, max_images, module=module)
     say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
 

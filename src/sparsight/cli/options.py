@@ -26,21 +26,33 @@ ModuleOption = Annotated[
 MaxImagesOption = Annotated[int, typer.Option(min=1, help="images to calibrate on, at most")]
 
 
+def loaded_model(
+    model: str, resolution: tuple[int, int], pretrained: bool, checkpoint: Path | None
+) -> Any:
+    """MODEL; what was assumed or left out is said."""
+    from sparsight.models import load_model
+
+    loaded = load_model(model, resolution, pretrained, checkpoint)
+    for note in loaded.notes:
+        say(note)
+    return loaded
+
+
 def open_model(
     model: str, images: Path, resolution: str, pretrained: bool, checkpoint: Path | None,
     module: str | None,
 ) -> tuple[Any, Any]:  # fmt: skip
     """The loaded model and its pictures, after the cheap checks."""
-    from sparsight.families import encoder_in, family_of
-    from sparsight.images import ImageFolder, check_resolution, parse_resolution
-    from sparsight.models import load_model
+    from sparsight.families import encoder_in
+    from sparsight.images import ImageFolder, parse_resolution
+    from sparsight.stages.pictures import check_takes
 
     size = parse_resolution(resolution)
-    ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
-    loaded = load_model(model, size, pretrained, checkpoint)
-    encoder = encoder_in(loaded.model, module)
-    check_resolution(size, family_of(encoder).patch_px(encoder))
-    return loaded, ImageFolder(images, size, loaded.mean, loaded.std)
+    pictures = ImageFolder(images, size)  # a missing or empty folder is told before a model is loaded
+    loaded = loaded_model(model, size, pretrained, checkpoint)
+    check_takes(encoder_in(loaded.model, module), size, len(loaded.mean))
+    pictures.mean, pictures.std = loaded.mean, loaded.std
+    return loaded, pictures
 
 
 def model_of(
@@ -48,14 +60,13 @@ def model_of(
 ) -> tuple[Any, Any, tuple[int, int]]:
     """The plan in a run folder, the loaded model it was made for, and the resolution to use."""
     from sparsight.images import parse_resolution
-    from sparsight.models import load_model
     from sparsight.run import load
 
     plan = load(run)
     if plan.source is None or plan.resolution is None:
         raise SparsightError(f"{run} does not say which model it was made for: use the verb in Python")
     size = parse_resolution(resolution) if resolution else plan.resolution
-    return plan, load_model(plan.source, plan.resolution, pretrained, checkpoint), size
+    return plan, loaded_model(plan.source, plan.resolution, pretrained, checkpoint), size
 
 
 def write(result: Any, *places: Path | None) -> None:
@@ -67,7 +78,17 @@ def write(result: Any, *places: Path | None) -> None:
             write_json(place, result)
 
 
-def report_skipped(skipped: Any, what: str = "unreadable images") -> None:
-    """Say how many pictures were left out."""
-    if skipped:
-        say(f"{len(skipped)} {what} were skipped, the first: {skipped[0]}")
+def report_skipped(skipped: Any, images: Any = None) -> None:
+    """`report_left_out` of the messages `skipped`, after reading `images`."""
+    from sparsight.images import left_out
+
+    counted = left_out(skipped, images)
+    report_left_out(counted + (f"; the first unread: {skipped[0]}" if skipped else ""), images)
+
+
+def report_left_out(counted: str, images: Any = None) -> None:
+    """Say what was left out, `counted` by reason, and what of `images` was read in a way of its own."""
+    if counted:
+        say(f"left out {counted}")
+    for note in getattr(images, "notes", ()):
+        say(f"note: {note}")

@@ -70,7 +70,7 @@ def analyze(
     found = calibrate.analyze(loaded.model, folder, max_images, module=module)
     write(found.model_dump(mode="json"), json)
     tables.show_analysis(found)
-    report_skipped(found.skipped)
+    report_skipped(found.skipped, folder)
 
 
 @app.command()
@@ -109,4 +109,4 @@ def measure(
     write(result, run / "measure.json", json)
     tables.show_measurement(result)
     finish(run, loaded.model, plan, folder, measured=result, module=module)
-    report_skipped(result.get("fidelity", {}).get("skipped", ()))
+    report_skipped(result.get("fidelity", {}).get("skipped", ()), folder)

@@ -79,10 +79,11 @@ def write_page(place: Path) -> None:
 def remember_command(run: Path) -> None:
     """Keep the command that makes the run, for the page; before the work, which may be interrupted."""
     from sparsight.files import check_writable, write_text
+    from sparsight.images import shown
     from sparsight.run import COMMAND_FILE
 
     check_writable(run)
-    write_text(run / COMMAND_FILE, shlex.join(["sparsight", *sys.argv[1:]]) + "\n")
+    write_text(run / COMMAND_FILE, shlex.join(["sparsight", *map(shown, sys.argv[1:])]) + "\n")
 
 
 def shown_places(rows: list[dict[str, Any]]) -> list[int]:

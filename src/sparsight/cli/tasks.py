@@ -14,6 +14,7 @@ from sparsight.cli.options import (
     ModuleOption,
     PretrainedOption,
     ResolutionOption,
+    loaded_model,
     model_of,
     report_skipped,
     write,
@@ -134,7 +135,7 @@ def evaluate(
     write(result, run / f"evaluate-{task.value}.json", json)
     tables.show_evaluation(result)
     write_page(run)
-    report_skipped(result["skipped"], "pictures")
+    report_skipped(result["skipped"])
 
 
 @app.command()
@@ -158,19 +159,18 @@ def finetune(
     Interrupted, it goes on where it stopped when the same command is given again.  The adapters end
     up in the weights: give the other verbs the same MODEL with --checkpoint OUT/model.safetensors.
     """
-    from sparsight.models import load_model
     from sparsight.tasks.finetune import Finetuning
     from sparsight.tasks.finetune import finetune as adapt
 
     settings = Finetuning(steps=steps, batch=batch, rank=rank, learning_rate=learning_rate)
     size = parse_resolution(resolution)
-    loaded = load_model(model, size, pretrained, checkpoint)
+    loaded = loaded_model(model, size, pretrained, checkpoint)
     facts = adapt(
         loaded.model, data, size, out, settings, module, mean=loaded.mean, std=loaded.std, table=table
     )
     write(facts, json)
     say(f"loss {facts['losses'][0]:.4f} at first, {facts['losses'][-1]:.4f} at last; weights in {out}")
-    report_skipped(facts["skipped"], "pictures")
+    report_skipped(facts["skipped"])
 
 
 @app.command()

@@ -77,7 +77,11 @@ class Regression:
                 f"{what} cannot be fitted to {self.count} skipped tokens, it needs at least "
                 f"{ROWS_PER_UNKNOWN * len(self.gram)}: give more or larger pictures, or skip more"
             )
-        ridge = RIDGE * self.gram.diagonal().mean() * torch.eye(len(self.gram)).to(self.gram)
+        ridge = (
+            RIDGE
+            * self.gram.diagonal().mean()
+            * torch.eye(len(self.gram), dtype=torch.float64, device=self.gram.device)
+        )
         table = torch.linalg.solve(self.gram + ridge, self.target)
         explained = (table * (2 * self.target - self.gram @ table)).sum()
         self.left = (1 - explained / self.square.clamp_min(1e-300)).clamp(0, 1).item()

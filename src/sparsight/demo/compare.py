@@ -5,7 +5,7 @@ from typing import Any
 
 from sparsight.demo import encoder
 from sparsight.demo.evaluate import ScenePictures, SceneSamples, evaluate
-from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, packaged_plan
+from sparsight.demo.run import CALIBRATION_SCENES, CALIBRATION_SEED, EVALUATION_SEED, packaged_plan
 from sparsight.demo.scenes import SceneSet
 from sparsight.images import Held, Images
 from sparsight.methods import SPOT
@@ -35,7 +35,10 @@ def compare_demo(
     methods: Sequence[str], say: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
     """`stages.compare` with mIoU on held-out scenes as quality, and the package's networks of SPOT."""
-    model, pictures = encoder.load(), Held(ScenePictures(SceneSet(8, resolution, CALIBRATION_SEED)))
+    model, pictures = (
+        encoder.load(),
+        Held(ScenePictures(SceneSet(CALIBRATION_SCENES, resolution, CALIBRATION_SEED))),
+    )
     ours = relevant(model, pictures) if not methods or "spot" in methods else []
     judge = by_miou(resolution, scenes, say)
     result = stage.compare(model, pictures, [*ours, *plans], methods, repeats, judge=judge)

@@ -10,7 +10,8 @@ its pictures and the encoder, whoever encodes it and after however many interrup
 into place whole and then marked.  Drivers differ only in who does which part.
 """
 
-from sparsight.encode.job import How, encode
+from sparsight.encode.job import encode
+from sparsight.encode.prepare import How
 from sparsight.encode.settings import EncoderSettings
 
 __all__ = ["EncoderSettings", "How", "encode"]

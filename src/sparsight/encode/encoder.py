@@ -12,9 +12,9 @@ from sparsight.encode.loading import facts_of, fingerprint, open_model
 from sparsight.encode.settings import EncoderSettings
 from sparsight.encode.sizes import Grid, grid_within, name
 from sparsight.errors import PlanError, SparsightError
-from sparsight.images import check_resolution
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import outputs_of
+from sparsight.stages.pictures import check_takes
 
 CLASS_TOKENS = ("cls_token", "class_embedding")  # what timm and transformers call it
 
@@ -39,8 +39,8 @@ class Encoder:
         self.facts = facts_of(settings, self.loaded, self.outputs)
         self.fingerprint = fingerprint(self.facts)
         self._dense: dict[Grid, bool] = {}
-        if self.loaded.resolution:
-            check_resolution(self.loaded.resolution, self.patch_px)
+        sides = self.loaded.resolution or self.patch_px
+        check_takes(self.model, sides, len(self.loaded.mean))
         depth = len(self.family.blocks(self.model))
         if settings.taps and settings.taps[-1] >= depth:
             raise PlanError(f"there is no layer {settings.taps[-1]} to tap: layers are 0 to {depth - 1}")
@@ -68,7 +68,7 @@ class Encoder:
     def picture(self, data: bytes, grid: Grid) -> tuple[Tensor, tuple[int, int]]:
         """A picture as the model takes it at a grid, and its own height and width; or ImagesError."""
         size = grid[0] * self.patch_px[0], grid[1] * self.patch_px[1]
-        return pictures.decoded(data, size, self.loaded.mean, self.loaded.std)
+        return pictures.as_tensor(data, size, self.loaded.mean, self.loaded.std)
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor, grid: Grid) -> dict[str, Tensor]:

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -15,9 +14,9 @@ from sparsight.encode.drivers.devices import Share, this_process
 from sparsight.encode.encoder import Encoder
 from sparsight.encode.ledger import Ledger
 from sparsight.encode.listing import table_of
-from sparsight.encode.news import check_unchanged, news
 from sparsight.encode.page import write_page
-from sparsight.encode.room import check_room, part_size
+from sparsight.encode.prepare import How, missing, notes, prepared
+from sparsight.encode.room import check_room
 from sparsight.encode.settings import EncoderSettings
 from sparsight.encode.sinks import sink_at
 from sparsight.encode.sources import Source, source_of
@@ -29,20 +28,6 @@ from sparsight.encode.work import Job, Worker
 from sparsight.files import write_json
 
 READERS = 8  # threads that read and decode, at most
-
-
-@dataclass(frozen=True)
-class How:
-    """How the work is done and kept; nothing of it changes what the features are."""
-
-    format: str = "parquet"  # or lance, webdataset
-    maps: str = "safetensors"  # or npy
-    limit: int | None = None  # the first so many pictures of the source
-    part_pictures: int | None = None  # of a part  (None: 256, or as many as their maps allow)
-    readers: int | None = None  # threads that read and decode  (None: by the cores and the device)
-    ray: str | None = None  # address of a Ray cluster; "local" starts one here
-    actors: int | None = None  # of Ray  (None: one for each GPU, or core)
-    compare_dense: int = 0  # pictures to compare sparse with dense on, before the work
 
 
 def encode(
@@ -70,6 +55,8 @@ def encode(
         if share.device:
             settings = settings.model_copy(update={"device": share.device})
         encoder = Encoder(settings)
+        for note in notes(source, encoder):
+            say(note)
         if how.compare_dense:
             check_comparable(encoder)
         job = Job(settings, source, folder, how.format, how.maps, readers_of(how, encoder))
@@ -83,31 +70,6 @@ def encode(
         say(check_room(encoder, total, folder))
         versus = _versus(encoder, source, ledger, job, how, say) if share.leads else None
         return _done(ledger, encoder, job, share, how, parts, total, versus, say)
-
-
-def prepared(ledger: Ledger, encoder: Encoder, job: Job, listing: Any, how: How) -> list[int]:
-    """Check that the sink is for these features, list what is new, and say which parts are missing."""
-    source = {"place": job.source.place, "column": job.source.column, "id": job.source.id_column}
-    ledger.begin(
-        {
-            "features": encoder.facts, "format": job.format, "source": source,
-            "settings": encoder.settings.model_dump(mode="json"), "widths": encoder.widths(),
-        }
-    )  # fmt: skip
-    found = news(ledger, listing)
-    check_unchanged(found.touched, sink_at(job.folder, job.format, job.maps), job.source, encoder.key)
-    ledger.update(found.moved)
-    first = ledger.parts
-    if found.new:
-        ledger.add(table_of(found.new, job.source.place), how.part_pictures or part_size(encoder))
-    wanted = None if how.limit is None else found.parts | set(range(first, ledger.parts))
-    return missing(ledger, wanted)
-
-
-def missing(ledger: Ledger, wanted: set[int] | None) -> list[int]:
-    """The parts that are not there yet, of those that are wanted (None: of all)."""
-    done = ledger.done()
-    return [p for p in range(ledger.parts) if p not in done and (wanted is None or p in wanted)]
 
 
 def readers_of(how: How, encoder: Encoder) -> int:

@@ -33,6 +33,7 @@ class Loaded:
     std: tuple[float, ...]
     resolution: tuple[int, int] | None  # None: each picture at its own size
     random_weights: bool
+    notes: tuple[str, ...]  # what was assumed of it, for the user to read
     hashes: dict[str, str | None]
 
 
@@ -67,7 +68,7 @@ def open_model(settings: EncoderSettings) -> Loaded:
         ) from None
     return Loaded(
         model, None if settings.dense else plan, source, tuple(loaded.mean), tuple(loaded.std),
-        None if settings.max_tokens else resolution, loaded.random_weights, hashes,
+        None if settings.max_tokens else resolution, loaded.random_weights, loaded.notes, hashes,
     )  # fmt: skip
 
 

@@ -8,7 +8,8 @@ from sparsight.encode.encoder import Encoder
 from sparsight.encode.index import search_index
 from sparsight.encode.reading import Opened, open_sink, unit, vectors_of
 from sparsight.encode.settings import EncoderSettings
-from sparsight.errors import SparsightError
+from sparsight.errors import ImagesError, SparsightError
+from sparsight.images import brief
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,10 +55,12 @@ def encoded(opened: Opened, picture: Path, column: str) -> "np.ndarray":
             )
     try:
         data = picture.read_bytes()
-    except OSError as error:
-        raise SparsightError(f"{picture} cannot be read: {error.strerror}") from None
-    grid = encoder.grid(data)
-    vector = encoder(encoder.picture(data, grid)[0][None], grid)[column][0].numpy()
+        grid = encoder.grid(data)
+        image = encoder.picture(data, grid)[0]
+    except (OSError, ImagesError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImagesError(f"{brief(picture)} cannot be read: {why}") from None
+    vector = encoder(image[None], grid)[column][0].numpy()
     return unit(vector[None])[0]
 
 

@@ -17,6 +17,7 @@ from sparsight.families import (
     timm_vit,
 )
 from sparsight.families.base import Family
+from sparsight.families.handed import check_is_model
 from sparsight.families.parts import Parts
 from sparsight.families.refused import reason_against
 
@@ -37,6 +38,8 @@ FAMILIES: tuple[Family, ...] = (
     hf_swin.FAMILY,
 )
 
+ATTENTIONS = ("attn", "attention", "self_attn")  # what blocks call it
+
 __all__ = ["FAMILIES", "Family", "Parts", "encoder_in", "family_named", "family_of"]
 
 
@@ -53,45 +56,99 @@ def family_named(name: str) -> Family:
 def family_of(model: "nn.Module") -> Family:
     """The family `model` belongs to.
 
-    Raises UnsupportedModelError with the closest family and the first thing that differs from it, or
-    with the submodules that are supported encoders.
+    Raises UnsupportedModelError with the reason and, where there is one, the way out: the first thing
+    in which it differs from its family, or the submodules that are supported encoders.
     """
+    found = [(family, *family.first_mismatch(model)) for family in FAMILIES]
+    for family, _, missing in found:
+        if missing is None and not _is_sharded(model):
+            return family
+    kind, of = type(model).__name__, type(model).__module__
+    _check_unwrapped(model)
+    named = f"{kind} of {of}"
+    closest, number, missing = max(found, key=lambda row: row[1])
+    if number:
+        base = closest.kind_of(model)
+        derived = "" if base == kind else f", derived from {base},"
+        raise UnsupportedModelError(
+            f"{named}{derived} is not supported: the closest family is {closest.name}, which needs "
+            f"{missing}{_odd_block(closest, model)}"
+        )
+    parts = [(name, part) for name, part in model.named_modules() if name]
+    inner = [repr(name) for name, part in parts if _fits(part)]
+    if inner:
+        shown = inner if len(inner) < 4 else [*inner[:3], "..."]
+        raise UnsupportedModelError(
+            f"{kind} is no vision encoder itself but holds {'one' if len(inner) == 1 else 'several'}: "
+            f"name it with module={' or module='.join(shown)} (on the command line --module)"
+        )
+    if reason := reason_against(model):
+        raise UnsupportedModelError(f"{named} cannot become sparse: {reason}")
+    for name, part in parts:
+        if reason := reason_against(part):
+            raise UnsupportedModelError(
+                f"{kind} holds a {type(part).__name__} at {name!r}, which cannot become sparse: {reason}"
+            )
+    for family in FAMILIES:
+        if any(of == name.rpartition(".")[0] for name in family.kinds):
+            raise UnsupportedModelError(
+                f"{named} is not supported: the closest family is {family.name}, which needs "
+                f"{family.first_mismatch(model)[1]}"
+            )
+    raise UnsupportedModelError(
+        f"{named} is not supported, its blocks have no adapter: DINOv2, DINOv3, CLIP, SigLIP, ViT, "
+        "DeiT, EVA-02, SAM 2 and Swin of timm or transformers have, alone or in a larger model"
+    )
+
+
+def _check_unwrapped(model: "nn.Module") -> None:
+    """Raise UnsupportedModelError if `model` is wrapped, or was made from the model to change."""
     kind = type(model).__name__
     if kind == "OptimizedModule":
         raise UnsupportedModelError(
             "this model is already compiled: apply the plan first, then call torch.compile"
         )
-    if kind in ("DataParallel", "DistributedDataParallel"):
+    if kind in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
         raise UnsupportedModelError(f"this model is wrapped in {kind}: pass its .module instead")
-    found = [(family, *family.first_mismatch(model)) for family in FAMILIES]
-    for family, _, missing in found:
-        if missing is None:
-            return family
     for name, part in model.named_modules():
-        if type(part).__name__ == "OptimizedModule":
+        classes = [base.__name__ for base in type(part).__mro__]
+        where = f"{name!r} of this {kind}" if name else f"this {kind}"
+        if "OptimizedModule" in classes:
+            raise UnsupportedModelError(f"{where} is compiled: apply the plan first, then compile")
+        if _is_sharded(part):
+            raise UnsupportedModelError(f"{where} is sharded: apply the plan first, then fully_shard")
+        if "ScriptModule" in classes or "GraphModule" in classes:
             raise UnsupportedModelError(
-                f"{name!r} of this {kind} is compiled: apply the plan first, then compile"
+                f"{where} is traced or scripted, and its blocks cannot be changed: apply the plan to "
+                "the model it was made from, then trace it"
             )
-    if reason := reason_against(model):
-        raise UnsupportedModelError(f"{kind} cannot become sparse: {reason}")
-    inner = [repr(name) for name, part in model.named_modules() if name and _fits(part)]
-    if inner:
-        raise UnsupportedModelError(
-            f"{kind} is no vision encoder itself but holds {'one' if len(inner) == 1 else 'several'}: "
-            f"name it with module={' or module='.join(inner)} (on the command line --module)"
-        )
-    closest, _, reason = max(found, key=lambda f: (f[1], f[0].kinship(model)))
-    raise UnsupportedModelError(
-        f"{kind} is not supported: the closest family is {closest.name} ({closest.examples}), "
-        f"which needs {reason}"
-    )
+
+
+def _is_sharded(part: "nn.Module") -> bool:
+    return any(base.__name__ == "FSDPModule" for base in type(part).__mro__)
+
+
+def _odd_block(family: Family, model: "nn.Module") -> str:
+    """The first block or attention that is of neither library, in words; none if all are of theirs."""
+    try:
+        blocks = list(family.blocks(model))
+    except AttributeError:
+        return ""
+    for layer, block in enumerate(blocks):
+        attention = [part for part in (getattr(block, n, None) for n in ATTENTIONS) if part is not None]
+        for part in (block, *attention):
+            if type(part).__module__.partition(".")[0] not in ("timm", "transformers"):
+                return f"; layer {layer} has a {type(part).__qualname__} of {type(part).__module__}"
+    return ""
 
 
 def encoder_in(model: "nn.Module", module: str | None) -> "nn.Module":
     """The submodule of `model` at the attribute path `module`, such as "vision_tower"; None: `model`.
 
-    Raises UnsupportedModelError with the paths that would do if there is no such submodule.
+    Raises UnsupportedModelError with the paths that would do if there is no such submodule, or with
+    what to pass if `model` is no module.
     """
+    check_is_model(model)
     if module is None:
         return model
     try:

@@ -1,9 +1,8 @@
 """What a family of host models is: where things are, as data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from sparsight.families.parts import Host, Parts
@@ -11,6 +10,13 @@ from sparsight.families.windows import Nested, Windows
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+
+# What a derived class has or may have without doing anything else than the class it is derived from.
+HARMLESS = frozenset(
+    ("__module__", "__qualname__", "__doc__", "__init__", "__annotations__", "__firstlineno__",
+     "__static_attributes__", "__parameters__", "__orig_bases__", "extra_repr")
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,22 +75,42 @@ class Family:
                 return number, text
         return len(self.requirements) + 1, None
 
-    def kinship(self, model: Host) -> int:
-        """How many leading parts of its class's name a model has in common with the family's."""
-        own = class_name(model).split(".")
+    def kind_of(self, model: Host) -> str:
+        """The name of the class among `kinds` that `model` is of, whatever was derived from it."""
+        named = (name for name in classes_of(model) if name in self.kinds)
+        return next(named).rpartition(".")[2]
 
-        def shared(kind: str) -> int:
-            both = zip(own, kind.split("."), strict=False)
-            return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], both))
 
-        return max(map(shared, self.kinds))
+def classes_of(module: Any) -> Iterator[str]:
+    """ "package.module.Class" of a module's class and of all that it is derived from."""
+    return (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
 
 
 def is_instance(module: Any, *names: str) -> bool:
-    """Whether the class of `module` is one of `names`, as `class_name` gives them; imports nothing."""
-    return class_name(module) in names
+    """Whether `module` is of one of the classes `names`, or derived from one; imports nothing."""
+    return any(name in names for name in classes_of(module))
 
 
-def class_name(module: Any) -> str:
-    """ "package.module.Class" of a module."""
-    return f"{type(module).__module__}.{type(module).__qualname__}"
+def runs_as(module: Any, *names: str) -> bool:
+    """Whether `module` does what one of the classes `names` does: it is one, or overrides nothing of it.
+
+    A derived class may bring a constructor and methods of its own, but none that the class it is derived
+    from has: what runs a block from its parts would not call them.
+    """
+    before: list[type] = []
+    for kind, name in zip(type(module).__mro__, classes_of(module), strict=True):
+        if name in names:
+            own = {key for derived in before for key in vars(derived)} - HARMLESS
+            return not any(hasattr(kind, key) for key in own)
+        before.append(kind)
+    return False
+
+
+def own_method(model: Any, method: str, *names: str) -> bool:
+    """Whether `model`, of a class derived from one of `names`, has that class's own `method`."""
+    for kind, name in zip(type(model).__mro__, classes_of(model), strict=True):
+        if name in names:
+            return True
+        if method in vars(kind):
+            return False
+    return False

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from sparsight.families.base import is_instance
+from sparsight.families.base import own_method, runs_as
 from sparsight.families.parts import Host
 
 MODELS = "transformers.models."
@@ -27,14 +27,28 @@ def pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def own_forward(*kinds: str) -> tuple[str, Callable[[Host], bool]]:
+    """What must hold of a derived class: what it returns is read by its names."""
+    return "the forward of the library's own class", lambda m: own_method(m, "forward", *kinds)
+
+
 def requirements(
-    blocks: Callable[[Host], Any], layer: tuple[str, ...], attention: str, scale: str, dropout: str
+    kinds: tuple[str, ...],
+    blocks: Callable[[Host], Any],
+    layer: tuple[str, ...],
+    attention: str,
+    scale: str,
+    dropout: str,
 ) -> tuple[tuple[str, Callable[[Host], bool]], ...]:
     """What must hold beside the model's class; names of the layer classes and attention's attributes."""
+    attentions = [f"{n.removesuffix('Layer').removesuffix('Encoder')}Attention" for n in layer]
     return (
+        own_forward(*kinds),
         (
             f"its own {' or '.join(name.rpartition('.')[2] for name in layer)} as every block",
-            lambda m: all(is_instance(b, *layer) for b in blocks(m)),
+            lambda m: all(
+                runs_as(b, *layer) and runs_as(getattr(b, attention), *attentions) for b in blocks(m)
+            ),
         ),
         (
             "attention scaled by 1/sqrt(head width)",

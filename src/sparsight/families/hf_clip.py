@@ -32,7 +32,9 @@ FAMILY = Family(
     examples="CLIP's vision tower, alone, in `CLIPModel`, or in a vision-language model such as LLaVA",
     kinds=(CLIP + "VisionModel",),
     refused=f"{NO_DROPOUT}; CLIP's text tower, whose attention is causal",
-    requirements=requirements(blocks, (CLIP + "EncoderLayer",), "self_attn", "scale", "dropout"),
+    requirements=requirements(
+        (CLIP + "VisionModel",), blocks, (CLIP + "EncoderLayer",), "self_attn", "scale", "dropout"
+    ),
     blocks=blocks,
     prefix_tokens=lambda m: 1,
     dim=lambda block: block.self_attn.q_proj.in_features,

@@ -2,16 +2,25 @@
 
 from typing import Any
 
-from sparsight.families.base import Family
+from sparsight.families.base import Family, is_instance
 from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
 from sparsight.families.parts import Parts
 
 DINOV2 = MODELS + "dinov2.modeling_dinov2.Dinov2"
 REGISTERS = MODELS + "dinov2_with_registers.modeling_dinov2_with_registers.Dinov2WithRegisters"
+BACKBONES = (DINOV2 + "Backbone", REGISTERS + "Backbone")
+KINDS = (DINOV2 + "Model", REGISTERS + "Model", *BACKBONES)
 
 
 def _blocks(m):
     return m.encoder.layer
+
+
+def _features(m, images):
+    """Final tokens; a backbone gives maps of some layers, made from the same hidden states."""
+    if is_instance(m, *BACKBONES):
+        return m.layernorm(m(images, output_hidden_states=True).hidden_states[-1])
+    return m(images).last_hidden_state
 
 
 def merge(attn, out, h):
@@ -41,17 +50,23 @@ PARTS: dict[str, Any] = {
 
 FAMILY = Family(
     name="hf_dinov2",
-    examples="DINOv2, DINOv2 with registers, and the backbone in their classifiers",
-    kinds=(DINOV2 + "Model", REGISTERS + "Model"),
-    refused=f"{NO_DROPOUT}; `Dinov2Backbone`, which returns maps of several layers and no tokens",
+    examples="DINOv2 with and without registers, alone, in classifiers, or as the backbone of detectors "
+    "and depth models (`Dinov2Backbone`)",
+    kinds=KINDS,
+    refused=NO_DROPOUT,
     requirements=requirements(
-        _blocks, (DINOV2 + "Layer", REGISTERS + "Layer"), "attention", "scaling", "attention_dropout"
+        KINDS,
+        _blocks,
+        (DINOV2 + "Layer", REGISTERS + "Layer"),
+        "attention",
+        "scaling",
+        "attention_dropout",
     ),
     blocks=_blocks,
     prefix_tokens=lambda m: 1 + getattr(m.config, "num_register_tokens", 0),
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
-    features=lambda m, images: m(images).last_hidden_state,
+    features=_features,
     wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(qkv=project, **PARTS),
     **PLACES,

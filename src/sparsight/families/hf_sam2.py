@@ -7,12 +7,14 @@ from functools import partial
 
 from torch.nn.functional import scaled_dot_product_attention
 
-from sparsight.families.base import Family, is_instance
+from sparsight.families.base import Family, is_instance, runs_as
+from sparsight.families.hf import own_forward
 from sparsight.families.parts import Parts
 from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
 from sparsight.inplace import STATE
 
 SAM2 = "transformers.models.sam2.modeling_sam2."
+KINDS = (SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel")
 
 
 def _hiera(model):
@@ -84,14 +86,19 @@ FAMILY = Family(
     library="transformers",
     verified_with="5.23.0",
     examples="SAM 2 and SAM 2.1 (Sam2Model, Sam2VisionModel, Sam2HieraDetModel)",
-    kinds=(SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel"),
+    kinds=KINDS,
     sparse=GLOBAL_BLOCKS,
     refused="windowed and pooling blocks stay as they are; SAM and SAM-HQ, whose attention adds a bias "
     "to every pair of tokens; ViTDet, with its maps and convolutions",
     requirements=(
+        own_forward(*KINDS),
         (
             "a Hiera encoder of multi-scale blocks",
-            lambda m: all(is_instance(b, SAM2 + "Sam2MultiScaleBlock") for b in _hiera(m).blocks),
+            lambda m: all(
+                runs_as(b, SAM2 + "Sam2MultiScaleBlock")
+                and runs_as(b.attn, SAM2 + "Sam2MultiScaleAttention")
+                for b in _hiera(m).blocks
+            ),
         ),
         (
             "at least one block with global attention and without pooling",

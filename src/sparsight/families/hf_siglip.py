@@ -6,6 +6,7 @@ from sparsight.families.hf_clip import PARTS, blocks
 
 SIGLIP = MODELS + "siglip.modeling_siglip.Siglip"
 SIGLIP2 = MODELS + "siglip2.modeling_siglip2.Siglip2"
+KINDS = (SIGLIP + "VisionModel", SIGLIP2 + "VisionModel")
 
 
 def _features(m, images):
@@ -23,11 +24,16 @@ def _features(m, images):
 FAMILY = Family(
     name="hf_siglip",
     examples="SigLIP's and SigLIP2's vision towers, alone or in a larger model",
-    kinds=(SIGLIP + "VisionModel", SIGLIP2 + "VisionModel"),
+    kinds=KINDS,
     refused=f"{NO_DROPOUT}; the text towers. A batch with padded pictures (SigLIP2) runs dense, because "
     "of its mask",
     requirements=requirements(
-        blocks, (SIGLIP + "EncoderLayer", SIGLIP2 + "EncoderLayer"), "self_attn", "scale", "dropout"
+        KINDS,
+        blocks,
+        (SIGLIP + "EncoderLayer", SIGLIP2 + "EncoderLayer"),
+        "self_attn",
+        "scale",
+        "dropout",
     ),
     blocks=blocks,
     prefix_tokens=lambda m: 0,

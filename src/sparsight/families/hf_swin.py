@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sparsight.families.base import Family, is_instance
-from sparsight.families.hf import MODELS, PLACES, project
+from sparsight.families.base import Family, runs_as
+from sparsight.families.hf import MODELS, PLACES, own_forward, project
 from sparsight.families.parts import Parts
 from sparsight.families.windows import Nested, Windows
 
@@ -43,9 +43,13 @@ FAMILY = Family(
     refused="Swin v2, which normalises after its attention and compares by cosines; stages with an odd "
     "number of blocks; attention dropout; `SwinBackbone`, which returns maps of several stages",
     requirements=(
+        own_forward(SWIN + "SwinModel"),
         (
-            "its own SwinLayer as every block",
-            lambda m: all(is_instance(b, SWIN + "SwinLayer") for b in _blocks(m)),
+            "its own SwinLayer and SwinAttention as every block",
+            lambda m: all(
+                runs_as(b, SWIN + "SwinLayer") and runs_as(b.attention, SWIN + "SwinAttention")
+                for b in _blocks(m)
+            ),
         ),
         (
             "an even number of blocks in every stage",

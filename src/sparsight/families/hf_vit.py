@@ -6,6 +6,7 @@ from sparsight.families.hf_dinov2 import merge
 from sparsight.families.parts import Parts
 
 VIT, DEIT = MODELS + "vit.modeling_vit.ViT", MODELS + "deit.modeling_deit.DeiT"
+KINDS = (VIT + "Model", DEIT + "Model")
 
 
 def _blocks(m):
@@ -15,10 +16,10 @@ def _blocks(m):
 FAMILY = Family(
     name="hf_vit",
     examples="ViT, DeiT (distilled or not), and the backbone in their classifiers",
-    kinds=(VIT + "Model", DEIT + "Model"),
+    kinds=KINDS,
     refused=NO_DROPOUT,
     requirements=requirements(
-        _blocks, (VIT + "Layer", DEIT + "Layer"), "attention", "scaling", "attention_dropout"
+        KINDS, _blocks, (VIT + "Layer", DEIT + "Layer"), "attention", "scaling", "attention_dropout"
     ),
     blocks=_blocks,
     # DeiT always has a distillation token beside cls.

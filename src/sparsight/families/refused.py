@@ -1,12 +1,14 @@
-"""Encoders that are known and refused, each with its reason."""
+"""Encoders that are known and refused, each with its reason and the way out."""
 
-from sparsight.families.base import class_name
+from fnmatch import fnmatchcase
+
+from sparsight.families.base import classes_of
 from sparsight.families.parts import Host
 
 HF = "transformers.models."
 PAIR_BIAS = (
-    "its attention adds a bias to every pair of query and key (decomposed relative positions), for "
-    "which the two unmasked attention calls of SVE have no place"
+    "its attention adds a bias to every pair of query and key (relative positions), for which the two "
+    "unmasked attention calls of SVE have no place"
 )
 MAPS = (
     "its blocks take maps with channels first, some with convolutions of their own, and its attention "
@@ -15,23 +17,94 @@ MAPS = (
 COSINE = (
     "it is a Swin v2, whose blocks normalise after their attention and compare by cosines; a Swin v1 can"
 )
-REFUSED: dict[str, str] = {
-    "timm.models.vision_transformer_sam.VisionTransformerSAM": PAIR_BIAS,
-    HF + "sam.modeling_sam.SamModel": PAIR_BIAS,
-    HF + "sam.modeling_sam.SamVisionModel": PAIR_BIAS,
-    HF + "sam.modeling_sam.SamVisionEncoder": PAIR_BIAS,
-    HF + "sam_hq.modeling_sam_hq.SamHQModel": PAIR_BIAS,
-    HF + "sam_hq.modeling_sam_hq.SamHQVisionModel": PAIR_BIAS,
-    HF + "sam_hq.modeling_sam_hq.SamHQVisionEncoder": PAIR_BIAS,
-    HF + "vitdet.modeling_vitdet.VitDetModel": MAPS,
-    HF + "vitdet.modeling_vitdet.VitDetBackbone": MAPS,
-    "timm.models.swin_transformer_v2.SwinTransformerV2": COSINE,
-    "timm.models.swin_transformer_v2_cr.SwinTransformerV2Cr": COSINE,
-    HF + "swinv2.modeling_swinv2.Swinv2Model": COSINE,
-    HF + "swinv2.modeling_swinv2.Swinv2Backbone": COSINE,
-}
+PACKED = (
+    "its tower packs pictures into one sequence and attends within windows or masks of it, which has no "
+    "adapter yet"
+)
+MASKED = "it puts its own tokens and masks among the blocks of its encoder, which has no adapter"
+TIMM = "it is of another repository; use timm:{}, where --checkpoint loads its weights"
+TWIN = "it is of another repository; use timm:{}, which has weights of its own: these have other names"
+DINOV2 = TIMM.format("vit_base_patch14_dinov2 (or small, large, reg4), or transformers' Dinov2Model")
+DINOV3 = TIMM.format("vit_base_patch16_dinov3 (or small, large), or transformers' DINOv3ViTModel")
+CLIP = TIMM.format("vit_base_patch16_clip_224 (or its size), or transformers' CLIPVisionModel")
+SAM2 = (
+    "it is of another repository; use transformers' Sam2Model (facebook/sam2.1-hiera-large and others), "
+    "or timm:sam2_hiera_large with its pretrained weights"
+)
+SWIN = TIMM.format("swin_base_patch4_window7_224 (or its size)")
+EVA = TIMM.format("eva02_base_patch14_448 (or its size)")
+PLAIN = TIMM.format("vit_base_patch16_224 (or its size)")
+ATTENTION = (
+    "its attention is nn.MultiheadAttention, which has no adapter; use the same encoder from timm or "
+    "transformers"
+)
+# Patterns of "package.module.Class", the first that fits counts.  Repositories are often copied into
+# others, so that what their modules are called is the more telling part.
+REFUSED: tuple[tuple[str, str], ...] = (
+    ("timm.models.vision_transformer_sam.VisionTransformerSAM", PAIR_BIAS),
+    ("timm.models.vision_transformer_relpos.*", PAIR_BIAS),
+    ("timm.models.beit.Beit", PAIR_BIAS),
+    ("timm.models.naflexvit.NaFlexVit", "it takes padded pictures of any shape behind masks"),
+    ("timm.models.swin_transformer_v2*", COSINE),
+    ("timm.models.*", ""),
+    (HF + "sam.*", PAIR_BIAS),
+    (HF + "sam_hq.*", PAIR_BIAS),
+    (HF + "beit.*", PAIR_BIAS),
+    (HF + "data2vec.modeling_data2vec_vision.*", PAIR_BIAS),
+    (HF + "vitdet.*", MAPS),
+    (HF + "swinv2.*", COSINE),
+    (HF + "*.SwinBackbone", "it returns maps of several stages and no tokens; a SwinModel can"),
+    (
+        HF + "vit_mae.*",
+        "its encoder drops patches at random, for pretraining; the same weights load as a ViTModel",
+    ),
+    (HF + "rf_detr.*", "its DINOv2 backbone cuts the tokens into windows, which has no adapter"),
+    (HF + "eomt*", MASKED),
+    (HF + "qwen*vl*", PACKED),
+    (HF + "glm*v*", PACKED),
+    (HF + "pixtral.*", PACKED),
+    (HF + "idefics*", "its tower masks padded pictures in every call, which has no adapter yet"),
+    (HF + "smolvlm.*", "its tower masks padded pictures in every call, which has no adapter yet"),
+    (HF + "internvl.*", "its tower's blocks (InternViT) have no adapter yet"),
+    ("transformers.*", ""),
+    ("dinov2.*", DINOV2),
+    ("*dinov2*.DinoVisionTransformer", DINOV2),
+    ("dinov3.*", DINOV3),
+    ("*dinov3*.DinoVisionTransformer", DINOV3),
+    ("*.DinoVisionTransformer", DINOV2),
+    ("clip.model.*", CLIP),
+    ("*open_clip.*", CLIP),
+    ("sam2.*", SAM2),
+    ("segment_anything.*", PAIR_BIAS),
+    ("mobile_sam.*", PAIR_BIAS),
+    ("*models_mae.*", TIMM.format("vit_base_patch16_224.mae (or its size)")),
+    ("torchvision.models.vision_transformer.*", TWIN.format("vit_base_patch16_224 (or its size)")),
+    (
+        "torchvision.models.swin_transformer.SwinTransformer*",
+        TWIN.format("swin_base_patch4_window7_224 (or its size)"),
+    ),
+    ("torchvision.*", ""),
+    ("torch.nn.modules.transformer.*", ATTENTION),
+    ("mm*.SwinTransformer*", TWIN.format("swin_base_patch4_window7_224 (or its size)")),
+    ("mm*.*VisionTransformer*", TWIN.format("vit_base_patch16_224 (or its size)")),
+    ("*swin*v2*.SwinTransformerV2", COSINE),
+    ("*swin*.SwinTransformer", SWIN),
+    ("*eva*.*VisionTransformer", EVA),
+    ("*beit*.*VisionTransformer*", PAIR_BIAS),
+    (
+        "vit_pytorch.*",
+        "it is of another repository, and timm and transformers have no model with its names",
+    ),
+    ("*vision_transformer.VisionTransformer", PLAIN),
+)
 
 
 def reason_against(model: Host) -> str | None:
-    """Why `model` is refused, if that is known."""
-    return REFUSED.get(class_name(model))
+    """Why `model` is refused, if that is known of its class or of one that it is derived from."""
+    for name in classes_of(model):
+        for pattern, reason in REFUSED:
+            if fnmatchcase(name, pattern):
+                if reason:
+                    return reason
+                break
+    return None

@@ -3,9 +3,9 @@
 import torch
 from torch.nn import functional as F
 
-from sparsight.families.base import Family, is_instance
+from sparsight.families.base import Family, runs_as
 from sparsight.families.parts import Parts
-from sparsight.families.timm_vit import PLACES, SCALED, merge
+from sparsight.families.timm_vit import PLACES, SCALED, final_tokens, merge
 
 EVA, ATTENTION = "timm.models.eva.", "timm.layers.attention.AttentionRope"
 
@@ -51,11 +51,11 @@ FAMILY = Family(
     requirements=(
         (
             "pre-norm blocks (timm's EvaBlock)",
-            lambda m: all(is_instance(b, EVA + "EvaBlock") for b in m.blocks),
+            lambda m: all(runs_as(b, EVA + "EvaBlock") for b in m.blocks),
         ),
         (
             "global attention (timm's EvaAttention or AttentionRope) in every block",
-            lambda m: all(is_instance(b.attn, EVA + "EvaAttention", ATTENTION) for b in m.blocks),
+            lambda m: all(runs_as(b.attn, EVA + "EvaAttention", ATTENTION) for b in m.blocks),
         ),
         (
             "as many key heads as query heads (no grouped-query attention)",
@@ -71,6 +71,7 @@ FAMILY = Family(
         residual=lambda block, x, y: x + block.drop_path1(_scaled(block.gamma_1, y)),
         mlp=lambda block, x: x + block.drop_path2(_scaled(block.gamma_2, block.mlp(block.norm2(x)))),
     ),
+    features=lambda m, images: final_tokens(m, images, EVA + "Eva", m.blocks),
     per_token=("rope",),
     **PLACES,
 )

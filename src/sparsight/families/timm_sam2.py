@@ -2,9 +2,9 @@
 
 import math
 
-from sparsight.families.base import Family, is_instance
+from sparsight.families.base import Family, runs_as
 from sparsight.families.parts import Parts
-from sparsight.families.timm_vit import HALVES
+from sparsight.families.timm_vit import HALVES, final_tokens
 
 HIERA = "timm.models.hieradet_sam2."
 GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
@@ -42,7 +42,7 @@ FAMILY = Family(
     requirements=(
         (
             "multi-scale blocks (timm's MultiScaleBlock)",
-            lambda m: all(is_instance(b, HIERA + "MultiScaleBlock") for b in m.blocks),
+            lambda m: all(runs_as(b, HIERA + "MultiScaleBlock") for b in m.blocks),
         ),
         (
             "at least one block with global attention and without pooling",
@@ -55,6 +55,6 @@ FAMILY = Family(
     patch_px=_patch_px,
     heads=lambda block: block.attn.num_heads,
     parts=Parts(qkv=_qkv, merge=lambda attn, out, h: attn.proj(out.flatten(2)), **HALVES),
-    features=lambda m, images: m.forward_features(images).flatten(1, 2),
+    features=lambda m, images: final_tokens(m, images, HIERA + "HieraDet", m.blocks).flatten(1, 2),
     is_global=_is_global,
 )

@@ -1,7 +1,8 @@
 """timm `SwinTransformer` (v1): every block attends within windows, every second one shifted."""
 
-from sparsight.families.base import Family, is_instance
+from sparsight.families.base import Family, runs_as
 from sparsight.families.parts import Parts
+from sparsight.families.timm_vit import final_tokens
 from sparsight.families.windows import Nested, Windows
 
 SWIN = "timm.models.swin_transformer."
@@ -34,7 +35,7 @@ FAMILY = Family(
     requirements=(
         (
             "Swin's own blocks (timm's SwinTransformerBlock)",
-            lambda m: all(is_instance(b, SWIN + "SwinTransformerBlock") for b in _blocks(m)),
+            lambda m: all(runs_as(b, SWIN + "SwinTransformerBlock") for b in _blocks(m)),
         ),
         (
             "an even number of blocks in every stage, regular and shifted in turn",
@@ -67,7 +68,9 @@ FAMILY = Family(
         residual=lambda block, x, y: x + block.drop_path1(y),
         mlp=lambda block, x: x + block.drop_path2(block.mlp(block.norm2(x))),
     ),
-    features=lambda m, images: m.forward_features(images).flatten(1, 2),
+    features=lambda m, images: final_tokens(m, images, SWIN + "SwinTransformer", _blocks(m)).flatten(
+        1, 2
+    ),
     is_global=lambda block: False,
     windows=Windows(
         stages=lambda m: tuple(len(stage.blocks) for stage in m.layers),

@@ -1,8 +1,9 @@
 """timm `VisionTransformer` with pre-norm blocks: DINOv2, CLIP and SigLIP towers, DeiT, AugReg."""
 
+from threading import get_ident
 from typing import Any
 
-from sparsight.families.base import Family, is_instance
+from sparsight.families.base import Family, own_method, runs_as
 from sparsight.families.parts import Parts
 
 VIT = "timm.models.vision_transformer."
@@ -20,6 +21,27 @@ def merge(attn, out, h):
     if attn.gate is not None:
         y = y * attn.gate(h).sigmoid()
     return attn.proj_drop(attn.proj(y))
+
+
+def final_tokens(model, images, kind, blocks):
+    """What timm's `forward_features` gives; of a derived class with its own, if those are all tokens.
+
+    Such a one may pool them (MAE's classifier does); then what the last block gave it.
+    """
+    if own_method(model, "forward_features", kind):
+        return model.forward_features(images)
+    thread, given = get_ident(), []  # pictures may run in turns, each in a thread of its own
+
+    def see(block, args, output):
+        if get_ident() == thread:
+            given.append(output)
+
+    handle = blocks[len(blocks) - 1].register_forward_hook(see)
+    try:
+        found = model.forward_features(images)
+    finally:
+        handle.remove()
+    return found if getattr(found, "shape", None) == given[-1].shape else given[-1]
 
 
 # The halves of a pre-norm block with LayerScale, wherever timm has one.
@@ -43,7 +65,6 @@ PLACES: dict[str, Any] = {
     "prefix_tokens": lambda m: m.num_prefix_tokens,
     "patch_px": lambda m: tuple(m.patch_embed.patch_size),
     "heads": lambda block: block.attn.num_heads,
-    "features": lambda m, images: m.forward_features(images),
     "sparse": "global attention of any block",
 }
 
@@ -56,14 +77,15 @@ FAMILY = Family(
     requirements=(
         (
             "pre-norm blocks (timm's Block)",
-            lambda m: all(is_instance(b, VIT + "Block") for b in m.blocks),
+            lambda m: all(runs_as(b, VIT + "Block") for b in m.blocks),
         ),
         (
             "plain global attention (timm's Attention) in every block",
-            lambda m: all(is_instance(b.attn, "timm.layers.attention.Attention") for b in m.blocks),
+            lambda m: all(runs_as(b.attn, "timm.layers.attention.Attention") for b in m.blocks),
         ),
         SCALED,
     ),
     parts=Parts(qkv=_qkv, merge=merge, **HALVES),
+    features=lambda m, images: final_tokens(m, images, VIT + "VisionTransformer", m.blocks),
     **PLACES,
 )

@@ -37,7 +37,7 @@ def token_statistics(
     chunk = CHUNK_CPU if q.device.type == "cpu" else CHUNK_GPU
     scaled, keys = q * q.shape[-1] ** -0.5, k.transpose(-2, -1)
     patches = q.shape[2] - prefix
-    total = torch.zeros(*q.shape[:2], patches, device=q.device)
+    total = torch.zeros(*q.shape[:2], patches, dtype=torch.float32, device=q.device)
     squares = torch.zeros_like(total)
     rows = []
     for queries in scaled[:, :, prefix:].split(chunk, dim=2):

@@ -45,7 +45,7 @@ def salience(
     patches = dense[:, prefix:].float()
     distance = (patches - patches.mean(1, keepdim=True)).square().sum(2)
     ceiling = distance.quantile(SALIENCE_CEILING, dim=1, keepdim=True)
-    weights = torch.full(dense.shape[:2], 1.0, device=dense.device)
+    weights = torch.full(dense.shape[:2], 1.0, dtype=torch.float32, device=dense.device)
     tiny = torch.finfo(torch.float32).tiny  # a picture whose tokens are all alike has no distances
     weights[:, prefix:] = ((distance.minimum(ceiling) + tiny) / (ceiling + tiny)) ** (power / 2)
     return weights / weights.mean(1, keepdim=True)

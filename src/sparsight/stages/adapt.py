@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in, resolve
 from sparsight.errors import PlanError
-from sparsight.images import Items, Reader
+from sparsight.images import Reader
 from sparsight.methods.sparsevit.block import WindowBlock
 from sparsight.methods.sparsevit.config import SparseViT
 from sparsight.ops.fidelity import relative_square, salience
@@ -35,7 +35,8 @@ from sparsight.plan import Plan
 from sparsight.scores.tokens import magnitude
 from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.pictures import pictures_for
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
 Loss = Callable[..., Tensor]  # model, pictures (b, 3, height, width), and labels as stacked -> scalar
@@ -101,22 +102,23 @@ def _rows(x: Tensor) -> Tensor:
 def adapt(
     model: nn.Module,
     plan: Plan,
-    images: Items[Any],
+    images: Any,
     settings: Adaptation | None = None,
     folder: Path | None = None,
     loss: Loss | None = None,
 ) -> tuple[Plan, list[float]]:
     """Adapt `model` to dropping windows where `plan` does; returns the plan with the changed weights.
 
-    Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  With a
-    `loss` the items of `images` are tuples of a picture and its labels.  A `folder` is used as by
-    `distil`.  Raises PlanError if the plan is another method's.
+    `images` are pictures in any form that `optimize` takes, or with a `loss` tuples of a picture and its
+    labels.  Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  A
+    `folder` is used as by `distil`.  Raises PlanError if the plan is another method's.
     """
     settings = settings or Adaptation()
     if plan.find(SparseViT) is None:
         raise PlanError(f"adapt is for SparseViT alone, not for {plan.name}: use distil")
+    images = pictures_for(model, images, None, plan.resolution, loss is not None)
     accelerator = processes()
-    teacher = model.to(accelerator.device).eval()
+    teacher = in_float32(model).to(accelerator.device).eval()
     student, method = _student(teacher, plan)
     family, pruned = family_in(student), [any(stage) for stage in method.by_stage]
     trained = dict(student.named_parameters())
@@ -128,7 +130,9 @@ def adapt(
     def batch_of(step: int) -> tuple[Tensor, ...]:
         _configure(student, drawn(method, step, settings))
         items = [item if isinstance(item, tuple) else (item,) for item in batches(step)]
-        return tuple(torch.stack(part).to(accelerator.device) for part in zip(*items, strict=True))
+        pictures, *labels = (torch.stack(part) for part in zip(*items, strict=True))
+        moved = (part.to(accelerator.device) for part in labels)
+        return pictures.to(next(teacher.parameters())), *moved
 
     width = max(family.dim(block) for block in family.blocks(student))
     # A ranking by anything else than the magnitudes need not follow them.
@@ -161,7 +165,7 @@ def _try_hardest(student: nn.Module, method: SparseViT, settings: Adaptation, it
     _configure(student, method.model_copy(update={"sparsity": hardest}))
     picture = item[0] if isinstance(item, tuple) else item
     with torch.no_grad():
-        family_in(student).features(student, picture[None].to(next(student.parameters()).device))
+        family_in(student).features(student, picture[None].to(next(student.parameters())))
 
 
 def _configure(student: nn.Module, method: SparseViT) -> None:
@@ -176,7 +180,7 @@ def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
 
     def draw(stage: tuple[float, ...]) -> tuple[float, ...]:
         dropping = sum(map(bool, stage))
-        tenths = torch.randint(settings.tenths + 1, (dropping,), generator=generator)
+        tenths = torch.randint(settings.tenths + 1, (dropping,), generator=generator, device="cpu")
         never = (0.0,) * (len(stage) - dropping)  # the first of a stage, since sparsity does not fall
         return never + tuple(tenth / 10 for tenth in sorted(tenths.tolist()))
 

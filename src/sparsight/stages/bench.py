@@ -40,15 +40,16 @@ class Bench:
 
     model: nn.Module
     family: Family
-    images: Images
+    given: Images
     max_images: int = 16
     folder: Path | None = None  # of the run
     how: How = field(default_factory=How)
     found: dict[str, Any] = field(default_factory=dict)
+    images: Images = field(init=False)  # those given, each read once
     reader: Reader[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.images = Held(self.images)
+        self.images = Held(self.given)
         self.reader = Reader(self.images)
 
     def pictures(self, count: int | None = None) -> Iterator[Tensor]:
@@ -62,13 +63,11 @@ class Bench:
         like = next(self.model.parameters())
         return self.reader.read(0)[None].to(like.device, like.dtype)
 
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """Why calibration pictures are left out: of all of them, whoever has read which."""
+    def counted(self) -> tuple[int, tuple[str, ...]]:
+        """How many pictures there are to calibrate on, and why others are left out."""
         reader = Reader(self.images)
-        for _ in reader.spread(self.max_images):
-            pass
-        return tuple(reader.skipped.values())
+        used = sum(1 for _ in reader.spread(self.max_images))
+        return used, tuple(reader.skipped.values())
 
     def sparse(self, plan: Plan) -> nn.Module:
         """A copy of the model with `plan` applied, sparse at any size."""
@@ -92,5 +91,9 @@ def bench_of(
 
 def blank(plan: Plan, shapes: dict[str, tuple[int, ...]]) -> Plan:
     """`plan` with zeros for those tensors that it has not."""
-    missing = {name: torch.zeros(shape) for name, shape in shapes.items() if name not in plan.weights}
+    missing = {
+        name: torch.zeros(shape, dtype=torch.float32, device="cpu")
+        for name, shape in shapes.items()
+        if name not in plan.weights
+    }
     return plan.with_(weights=missing) if missing else plan

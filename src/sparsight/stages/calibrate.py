@@ -1,5 +1,7 @@
 """Calibrate: where is this model's attention sparse?  Exact statistics over unlabelled images."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -7,13 +9,14 @@ from sparsight.attach import family_in
 from sparsight.completions.linear import ROWS_PER_UNKNOWN, Regression, normalised
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
-from sparsight.images import Images, Reader
+from sparsight.images import Reader
 from sparsight.ops import statistics
 from sparsight.ops.statistics import lattice_sample
 from sparsight.plan import Data
 from sparsight.scores import attention as scores
 from sparsight.scores.view import View
 from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import track
 
 TRUE_FRACTION = 1 / 8  # the paper's: the top 1/8 of m is what a scorer has to find
@@ -53,13 +56,14 @@ class Analysis(Data):
 
 def analyze(
     model: nn.Module,
-    images: Images,
+    images: Any,
     max_images: int = 16,
     projectors: "dict[int, Tensor] | None" = None,
     module: str | None = None,
 ) -> Analysis:
     """Measure every layer's attention over up to `max_images` images, spread over the whole set.
 
+    `images` are pictures in any form that `optimize` takes.
     `projectors` (layer -> weight) adds the trained scorer's recall of the layers that have one;
     `module` is the path of the vision encoder inside a larger model, which alone is run.
     Memory above the model: one picture's activations and 64 rows of attention; no N x N map.
@@ -72,6 +76,7 @@ def analyze(
             f"there is no global attention in {family.name} to analyze, its blocks attend within "
             "windows: apply sparsight.SparseViT, which needs no calibration"
         )
+    images = pictures_for(model, images, max_images)
     reader, totals = Reader(images), _Totals(layers)
     like = next(model.parameters())
     seen = 0
@@ -109,7 +114,7 @@ class _Totals:
     def __init__(self, layers: tuple[int, ...]) -> None:
         self.indicator, self.top_share = dict.fromkeys(layers, 0.0), dict.fromkeys(layers, 0.0)
         self.recall: dict[int, dict[str, Tensor]] = {layer: {} for layer in layers}
-        self.overlap = torch.zeros(len(layers), len(layers))
+        self.overlap = torch.zeros(len(layers), len(layers), dtype=torch.float32, device="cpu")
 
     def add(self, view: LayerView, prefix: int, projector: Tensor | None) -> None:
         """One image's statistics of one layer; prefix tokens, kept in any case, do not count."""
@@ -130,7 +135,8 @@ class _Totals:
     def add_overlap(self, maps: list[Tensor]) -> None:
         """One image's maps m (n,) of all layers; those of different token grids have none in common."""
         for count in {len(m) for m in maps}:
-            places = torch.tensor([place for place, m in enumerate(maps) if len(m) == count])
+            same = [place for place, m in enumerate(maps) if len(m) == count]
+            places = torch.tensor(same, device="cpu")
             of_one_grid = torch.stack([maps[place] for place in places])
             shares = statistics.overlap(of_one_grid, TRUE_FRACTION)
             self.overlap[places[:, None], places] += shares.cpu()

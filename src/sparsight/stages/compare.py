@@ -10,7 +10,7 @@ from sparsight.attach import applied, as_plan, family_in
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.fit import UNFIT, resolve
-from sparsight.images import Images, Reader
+from sparsight.images import Held, Images, Reader
 from sparsight.methods import METHODS, SVE, EarlyExit, Settings
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
@@ -20,6 +20,7 @@ from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.complete import complete
 from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import track
 
 RANKING_IMAGES = 1  # layers are ranked by the damage each does alone
@@ -43,7 +44,7 @@ Judge = Callable[[Sequence[Arm]], list[dict[str, float]]]
 
 def compare(
     model: nn.Module,
-    images: Images,
+    images: Any,
     plans: Sequence[Plan] = (),
     methods: Iterable[str] = (),
     repeats: int = 7,
@@ -53,9 +54,11 @@ def compare(
 ) -> dict[str, Any]:
     """Measure the dense model, all methods that need no training, and `plans`, on `images`.
 
+    `images`   pictures in any form that `optimize` takes
     `methods`  names of those to compare; none: all that fit the model, and combinations of them
     `judge`    name and function of another quality than the cosine to the dense features
-    Returns `protocol`, `rows` and what was `left_out`, by method and with the reason.
+    Returns `protocol`, `rows`, what was `left_out`, by method and with the reason, and which pictures
+    were `skipped`.
     """
     model, methods = encoder_in(model, module), set(methods)
     if applied(model):
@@ -63,6 +66,7 @@ def compare(
     every = (*METHODS, COMBINED)
     if unknown := sorted(set(methods) - set(every)):
         raise PlanError(f"no method is called {unknown[0]!r}; there are {', '.join(every)}")
+    images = Held(pictures_for(model, images, max(max_images, COMPLETION_IMAGES)))
     picture = Reader(images).read(0)[None]
     size = (picture.shape[2], picture.shape[3])
     first = next(model.parameters())
@@ -74,6 +78,8 @@ def compare(
             like = picture.to(first.device, first.dtype)
             times, counts = measured([entry.arm for entry in entries], like, repeats)
         scores = judged([entry.arm for entry in entries])
+    reader = Reader(images)
+    used = sum(1 for _ in reader.spread(max_images))
     dense = timing.summary(times[0])["latency_ms"]
     rows = [
         {"method": entry.method, "setting": entry.setting, "trained": entry.trained}
@@ -85,9 +91,10 @@ def compare(
     ]
     protocol = timing.protocol(
         first.device, first.dtype, repeats=repeats, resolution=name(size), batch=1,
-        images=min(max_images, len(images)),
+        images=used,
     )  # fmt: skip
-    return {"protocol": protocol, "rows": rows, "left_out": left_out}
+    skipped = list(reader.skipped.values())
+    return {"protocol": protocol, "rows": rows, "left_out": left_out, "skipped": skipped}
 
 
 def line_up(

@@ -12,6 +12,7 @@ from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.pictures import noise
 
 GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens of a plain ViT
 REPEATS = 9
@@ -34,11 +35,11 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
         layers = {place.layer for place in places(resolve(always, model, family), model, family)}
         with fused(model, sparse):
             for side in GRID_SIDES:
-                size = (1, 3, side * height, side * width)
-                picture = torch.randn(size, device=like.device, dtype=like.dtype)
+                picture = noise(model, (side * height, side * width))
                 try:
                     tokens = _tokens(model, picture, layers)
-                except (AssertionError, RuntimeError):  # timm's refusal of another picture size
+                except (AssertionError, RuntimeError, ValueError):
+                    _check_runs(model, plan, picture)  # or it is not the size that does not suit
                     return None, rows
                 arms = {
                     "dense": lambda p=picture: family.features(model, p),
@@ -51,6 +52,14 @@ def crossover(model: nn.Module, plan: Plan) -> tuple[int | None, list[dict[str, 
                 if len(paying) == 2 and all(paying):
                     return int(rows[-2]["tokens"]), rows
     return None, rows
+
+
+def _check_runs(model: nn.Module, plan: Plan, like: torch.Tensor) -> None:
+    """Raise what the model raises at the size it is for: some take that one alone."""
+    size = plan.resolution or getattr(getattr(model, "patch_embed", None), "img_size", None)
+    if size is not None:
+        with torch.no_grad():
+            family_in(model).features(model, like.new_zeros(*like.shape[:2], *size))
 
 
 def _tokens(model: nn.Module, picture: torch.Tensor, layers: Iterable[int]) -> int:

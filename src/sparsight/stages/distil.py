@@ -25,7 +25,7 @@ from sparsight.methods.sve.attention import SparseAttention
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "distillation.safetensors"  # the state of an unfinished one, in the run's folder
 Score = Literal["exact", "sampled", "linear"]
@@ -81,7 +81,7 @@ def distil(
     """
     settings = settings or Distillation()
     accelerator = processes()
-    teacher = model.to(accelerator.device).eval()
+    teacher = in_float32(model).to(accelerator.device).eval()
     student = apply(copy.deepcopy(teacher), plan.at_any_size())
     layers = plan.sve.named_layers
     trained = trainable(student, layers, settings.train)
@@ -93,7 +93,7 @@ def distil(
 
     def batch_of(step: int) -> tuple[Tensor]:
         _set_score(student, scores[step % len(scores)])
-        return (torch.stack(pictures(step)).to(accelerator.device),)
+        return (torch.stack(pictures(step)).to(next(teacher.parameters())),)
 
     losses = train(
         accelerator, LayerwiseLoss(student, teacher, layers), trained, batch_of, settings,

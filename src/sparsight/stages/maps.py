@@ -24,7 +24,10 @@ def on_grid(tokens: Tensor, size: tuple[int, int]) -> Tensor:
 
 def kept(scored: Tensor, counts: tuple[int, int], prefix: int) -> Tensor:
     """(n,) of the first picture: 2 sees all and is seen by all, 1 one of the two, 0 neither."""
-    ranked, found = top(scored, max(counts), prefix)[0].cpu(), torch.zeros(scored.shape[1])
+    ranked, found = (
+        top(scored, max(counts), prefix)[0].cpu(),
+        torch.zeros(scored.shape[1], dtype=torch.float32, device="cpu"),
+    )
     for count in counts:
         found[ranked[:count]] += 1
     return found
@@ -42,10 +45,12 @@ def skipped_windows(model: nn.Module) -> Iterator[dict[int, Tensor]]:
             return
         layout, n = laid[1], x[0, ..., 0].numel()
         dropped = carry.orders[layout.shift][0, block.kept(len(layout.table)) :]
-        skipped = torch.zeros(int(layout.table.max()) + 1)
+        skipped = torch.zeros(int(layout.table.max()) + 1, dtype=torch.float32, device="cpu")
         skipped[layout.table[dropped].flatten().cpu()] = 1
         share = skipped[:n] / (2 * len(block._sparsight.config.by_stage[block.stage]))
-        found[block.stage] = found.get(block.stage, torch.zeros(n)) + share
+        found[block.stage] = (
+            found.get(block.stage, torch.zeros(n, dtype=torch.float32, device="cpu")) + share
+        )
 
     blocks = [block for block in family_in(model).blocks(model) if isinstance(block, WindowBlock)]
     handles = [block.register_forward_hook(hook) for block in blocks]
@@ -79,7 +84,15 @@ def thumbnail(picture: Tensor, images: Images) -> Tensor:
         own if isinstance(own, tuple) else usual
         for own, usual in zip(given, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
     ]
-    mean, std = (torch.tensor(values, device=picture.device)[:, None, None] for values in normal)
+    if len(picture) != 3:  # of other channels, the first three as colours, or the first as grey
+        picture = picture[:3] if len(picture) > 3 else picture[:1].expand(3, -1, -1)
+        normal = [
+            values[:3] if len(values) > 3 else (*values, *values, *values)[:3] for values in normal
+        ]
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device=picture.device)[:, None, None]
+        for values in normal
+    )
     scale = min(1.0, THUMBNAIL_PX / max(picture.shape[1:]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[1:])
     small = F.interpolate(picture[None].float(), (height, width), mode="bilinear", antialias=True)[0]

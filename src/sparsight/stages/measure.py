@@ -16,13 +16,14 @@ from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.observe import evaluating
+from sparsight.stages.pictures import noise, pictures_for
 from sparsight.stages.progress import track
 
 
 def measure(
     model: nn.Module,
     plan: Plan,
-    images: Images | None = None,
+    images: Any = None,
     resolutions: Sequence[tuple[int, int]] = ((1024, 1024),),
     batches: Sequence[int] = (1,),
     repeats: int = 7,
@@ -31,7 +32,8 @@ def measure(
 ) -> dict[str, Any]:
     """Compare `model` as it is (dense) with `plan` applied to a copy of it.
 
-    `module` is the path of the vision encoder inside a larger model; the encoder alone is measured.
+    `images` are pictures in any form that `optimize` takes.  `module` is the path of the vision encoder
+    inside a larger model; the encoder alone is measured.
     Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
     `fidelity` of the final features at the images' own resolution.
     """
@@ -41,6 +43,8 @@ def measure(
     family = family_in(model)
     for resolution in resolutions:
         check_resolution(resolution, family.patch_px(model))
+    if images is not None:
+        images = pictures_for(model, images, max_images, plan.resolution)
     first = next(model.parameters())
     with evaluating(model):
         arms = {"dense": model, "sparse": apply(copy.deepcopy(model), plan)}
@@ -79,7 +83,7 @@ def _cases(
     like: torch.Tensor,
 ) -> list[dict[str, Any]]:
     """One resolution and batch size, every arm."""
-    picture = torch.randn(batch, 3, *resolution, device=like.device, dtype=like.dtype)
+    picture = noise(arms["dense"], resolution, batch)
     family = family_in(arms["dense"])
     calls = {name: lambda model=model: family.features(model, picture) for name, model in arms.items()}
     times = timing.interleave(calls, repeats, like.device, f"Measuring {name(resolution)}")

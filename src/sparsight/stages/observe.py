@@ -96,7 +96,7 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
         )
     with evaluating(model), outputs_of(model, stages) as outputs:
         state.family.features(model, images)
-    left = torch.zeros(outputs[stages[0]].shape[:2], dtype=torch.long)
+    left = torch.zeros(outputs[stages[0]].shape[:2], dtype=torch.long, device="cpu")
     for number, stage in enumerate(stages, 1):
         going_on: Reduced | None = getattr(outputs[stage], CARRY, None)  # None: the layer ran dense
         if going_on is not None:

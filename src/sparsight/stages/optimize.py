@@ -11,12 +11,12 @@ from typing import Any, Literal
 from torch import nn
 
 from sparsight.attach import as_plan
-from sparsight.errors import PlanError, SparsightError
+from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable, write_json
 from sparsight.fit import named_shapes, resolve, with_layers
 from sparsight.identity import identity
-from sparsight.images import ImageFolder, Images
+from sparsight.images import left_out
 from sparsight.methods import SPOT, SVE, Settings, SparseViT, method_named
 from sparsight.plan import Plan
 from sparsight.run import LOSSES_FILE, PLAN_FILE, load, save_plan
@@ -26,6 +26,7 @@ from sparsight.stages.adapt import Adaptation
 from sparsight.stages.bench import Bench, How, bench_of, blank
 from sparsight.stages.complete import COMPLETION_FILE
 from sparsight.stages.distil import Distillation
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.relevance import RelevanceTraining
 from sparsight.stages.steps import STEPS, steps_of
 from sparsight.stages.timing import versions
@@ -40,7 +41,7 @@ FOUND_FILES = {"analysis": "analysis.json", "analysis-sparse": "analysis-sparse.
 
 def optimize(
     model: nn.Module,
-    images: Images | str | PathLike[str],
+    images: Any,
     method: Settings | Sequence[Settings] | Plan | str = "sve",
     out: str | PathLike[str] | None = None,
     distillation: Distillation | None = None,
@@ -56,6 +57,9 @@ def optimize(
 ) -> Plan:
     """Find and prepare a sparse plan for `model`; the model itself is left as it was.
 
+    `images`         an ImageFolder; or a folder, file paths, PIL pictures, uint8 arrays, normalised
+                     tensors, a data set or a DataLoader of any of these (labels are passed over); files
+                     and PIL pictures are brought to the model's own size
     `method`         settings, several in a list, the name of a method (with its completion), or a plan
                      to go on from
     `out`            folder to save the run in, and to go on from if it was interrupted
@@ -71,13 +75,15 @@ def optimize(
     Returns the plan; `apply(model, plan, module)` makes the model sparse.
     """
     model = encoder_in(model, module)
+    trained = distillation or adaptation or relevance
+    images = pictures_for(model, images, None if trained else max_images)
     how = How(
         select_by=select_by, max_error=max_error, indicator_threshold=indicator_threshold,
         reuse_overlap=reuse_overlap, distillation=distillation, adaptation=adaptation,
         relevance=relevance,
     )  # fmt: skip
     folder = Path(out) if out is not None else None
-    bench = bench_of(model, as_images(images, model), max_images, folder, how)
+    bench = bench_of(model, images, max_images, folder, how)
     if folder:
         check_writable(folder)
     plan = _draft(bench, method, source)
@@ -115,9 +121,11 @@ def run_steps(bench: Bench, plan: Plan) -> Plan:
             state = {"recipe": recipe, "done": done, "found": bench.found}
             unfinished = plan.with_(recipe=plan.recipe | {UNFINISHED: state})
             save_plan(unfinished, bench.folder / UNFINISHED)
-    skipped = len(bench.skipped)
-    found: dict[str, Any] = {"images": len(bench.images), "skipped": skipped}
-    found |= {"calibration_images": min(bench.max_images, len(bench.images)) - skipped}
+    used, skipped = bench.counted()
+    found: dict[str, Any] = {"images": len(bench.images), "skipped": len(skipped)}
+    found |= {"calibration_images": used}
+    if counted := left_out(skipped, bench.given):
+        found["left_out"] = counted
     if trained := bench.how.model_dump(mode="json", exclude_defaults=True):
         found["how"] = trained
     return plan.with_(recipe=plan.recipe | found)
@@ -171,18 +179,3 @@ def _draft(bench: Bench, method: Settings | Sequence[Settings] | Plan | str, sou
         reasons=(),
         layers=(),
     )
-
-
-def as_images(images: Images | str | PathLike[str], model: nn.Module) -> Images:
-    """A folder's pictures at the model's own size and normalisation; other images as they are."""
-    if not isinstance(images, str | PathLike):
-        return images
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    if size is None:
-        raise SparsightError(
-            "the model does not say which pictures it takes: pass "
-            "sparsight.ImageFolder(folder, resolution, mean, std) instead of a folder"
-        )
-    normal = {key: tuple(cfg[key]) for key in ("mean", "std") if key in cfg}
-    return ImageFolder(images, tuple(size), **normal)

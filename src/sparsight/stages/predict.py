@@ -62,7 +62,7 @@ def fit_one(pairs: Sequence[tuple[Tensor, Tensor]], prefix: int) -> Tensor:
     targets = [m[prefix:] / m[prefix:].sum() for _, m in pairs]
     spread = torch.cat(hs).std(0).clamp_min(1e-6)
     hs = [h / spread for h in hs]
-    w = torch.zeros(hs[0].shape[1], device=hs[0].device, requires_grad=True)
+    w = torch.zeros_like(hs[0][0], requires_grad=True)
     solver = torch.optim.LBFGS([w], max_iter=ITERATIONS, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from sparsight.attach import STATE, Applied, family_in
 from sparsight.errors import PlanError
 from sparsight.fit import resolve
-from sparsight.images import Items, Reader
+from sparsight.images import Reader
 from sparsight.inplace import argument_names, change
 from sparsight.methods import SPOT, method_of, tensor_name
 from sparsight.methods.base import Fraction
@@ -31,8 +31,9 @@ from sparsight.methods.spot.policy import CARRY, Draw, PolicyBlock
 from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.relevance_error import fit_errors
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "relevance.safetensors"  # the state of an unfinished one, in the run's folder
 # DynamicViT's weights are 0.5 and 2.  With 2 the shares drift off (to 0.6 of rho^k in a trial), and the
@@ -93,7 +94,7 @@ class RelevanceLoss(nn.Module):
 def fit_relevance(
     model: nn.Module,
     plan: Plan,
-    images: Items[Any],
+    images: Any,
     settings: RelevanceTraining | None = None,
     folder: Path | None = None,
     task_loss: TaskLoss | None = None,
@@ -101,14 +102,15 @@ def fit_relevance(
     """Train the networks of a SPOT plan for `model`; returns the plan with them, and every step's loss.
 
     `model` itself is the teacher and stays as it is.  Networks that the plan has are trained on, others
-    start at random.  `images` are pictures (3, height, width), or with a `task_loss` pairs of a picture
-    and its truth, a tensor.  With a `folder` the state is saved every minute, at an interrupt and at
-    the end, and the same call goes on from there to the same weights.
+    start at random.  `images` are pictures in any form that `optimize` takes, or with a `task_loss`
+    pairs of a picture and its truth, a tensor.  With a `folder` the state is saved every minute, at an
+    interrupt and at the end, and the same call goes on from there to the same weights.
     """
     last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()
+    images = pictures_for(model, images, None, plan.resolution, task_loss is not None)
     accelerator = processes()
-    teacher = model.to(accelerator.device).eval()
+    teacher = in_float32(model).to(accelerator.device).eval()
     family = family_in(teacher)
     blocks = family.blocks(teacher)
     config = last.resolved(family.global_layers(teacher), len(blocks))
@@ -142,12 +144,14 @@ def fit_relevance(
         # A function of the step, so that resuming is exact; rho is the same for all processes.
         number = settings.seed * 1_000_003 + step
         low, high = settings.rho
-        chance = torch.rand((), generator=torch.Generator().manual_seed(number)).item()
+        chance = torch.rand((), generator=torch.Generator().manual_seed(number), device="cpu").item()
         draw.rho = low + (high - low) * chance
         draw.generator.manual_seed(number * accelerator.num_processes + accelerator.process_index)
         batch = pictures(step)
         columns = (batch,) if task_loss is None else zip(*batch, strict=True)
-        return tuple(torch.stack(list(column)).to(accelerator.device) for column in columns)
+        stacked, *truths = (torch.stack(list(column)) for column in columns)
+        moved = (part.to(accelerator.device) for part in truths)
+        return stacked.to(next(teacher.parameters())), *moved
 
     width = max(family.dim(block) for block in blocks)
     usual = PREDICTOR_RATE if settings.train == "predictors" else 0.025 / width
@@ -166,9 +170,10 @@ def _initial(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]
     """Random inner weights, all else zero: at first every token is as likely to stay."""
     generator = torch.Generator().manual_seed(seed)
     return {
-        name: torch.randn(shape, generator=generator) / shape[1] ** 0.5
+        name: torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
+        / shape[1] ** 0.5
         if len(shape) == 2
-        else torch.zeros(shape)
+        else torch.zeros(shape, dtype=torch.float32, device="cpu")
         for name, shape in shapes.items()
     }
 
@@ -180,7 +185,7 @@ def _networks(known: dict[str, Tensor], config: SPOT, device: torch.device) -> d
         for short in network_names():
             name = tensor_name("spot", stage, short)
             found[name] = nn.Parameter(known[name].to(device, torch.float32).clone())
-        found[_shift(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], device=device))
+        found[_shift(stage)] = nn.Parameter(torch.tensor([1.0, 0.0], dtype=torch.float32, device=device))
     return found
 
 

@@ -44,7 +44,7 @@ def fit_errors(
         goal = (wanted[stage] - wanted[stage].mean()) / wanted[stage].std().add(TINY)
         with torch.enable_grad():
             for step in track(range(steps), f"Learning errors, stage {stage}", steps):
-                chosen = torch.randint(len(goal), (TOKENS,), generator=generator)
+                chosen = torch.randint(len(goal), (TOKENS,), generator=generator, device="cpu")
                 found = relevance(read[stage][chosen][None], *weights)[0]
                 loss = (found - goal[chosen]).square().mean()
                 optimizer.zero_grad()

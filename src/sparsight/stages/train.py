@@ -4,6 +4,7 @@ AdamW with a warm-up and a cosine, gradients clipped to norm 1, in one process o
 `accelerate launch`, each with its share of every step's pictures.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sparsight.errors import NotFiniteError
+from sparsight.errors import ImagesError, NotFiniteError
 from sparsight.images import Item, Reader
 from sparsight.plan import Data
 from sparsight.stages.checkpoint import Checkpoint
@@ -33,6 +34,14 @@ class Training(Data):
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
+
+
+def in_float32(model: nn.Module) -> nn.Module:
+    """`model`, or a copy if it is in half precision, which does not resolve a training's steps."""
+    halves = (torch.float16, torch.bfloat16)
+    if not any(p.dtype in halves for p in model.parameters()):
+        return model
+    return copy.deepcopy(model).float()
 
 
 def processes() -> "Accelerator":
@@ -107,17 +116,25 @@ class Batches(Generic[Item]):
         self.reader, self.seed = reader, settings.seed
         self.size, self.rank = settings.batch, accelerator.process_index
         self.stride = settings.batch * accelerator.num_processes
-        self.epoch, self.order = -1, torch.empty(0)
+        self.epoch, self.order = -1, torch.empty(0, device="cpu")
 
     def __call__(self, step: int) -> list[Item]:
         """This process's pictures of one step."""
         first = step * self.stride + self.rank * self.size
-        return [self.reader.read(self._picture(first + place)) for place in range(self.size)]
+        found = [self.reader.read(self._picture(first + place)) for place in range(self.size)]
+        sizes = {
+            tuple(getattr(item[0] if isinstance(item, tuple) else item, "shape", ())) for item in found
+        }
+        if len(sizes) > 1:
+            raise ImagesError(
+                f"pictures of one batch differ in size, {sorted(sizes)}: train with batch=1"
+            )
+        return found
 
     def _picture(self, place: int) -> int:
         epoch, within = divmod(place, len(self.reader.images))
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
             self.epoch = epoch
-            self.order = torch.randperm(len(self.reader.images), generator=generator)
+            self.order = torch.randperm(len(self.reader.images), generator=generator, device="cpu")
         return int(self.order[within])

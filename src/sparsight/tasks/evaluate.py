@@ -5,19 +5,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from sparsight.attach import What, applied, apply, as_plan, family_in
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.fit import places
-from sparsight.images import check_resolution
 from sparsight.methods import method_of
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.pictures import check_takes, noise
 from sparsight.tasks import task_named
 from sparsight.tasks.base import Arms, requested
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
@@ -61,7 +60,7 @@ def evaluate(
     encoder = encoder_in(model, module)
     if applied(encoder):
         raise PlanError("evaluate compares a dense model with a plan: restore the model first")
-    check_resolution(size, family_in(encoder).patch_px(encoder))
+    check_takes(encoder, size, len(request.mean))
     first = next(model.parameters())
     with evaluating(model):
         changed = copy.deepcopy(model)
@@ -89,12 +88,11 @@ def evaluate(
 
 def _dense_notes(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
     """A warning for each method whose layers have so few tokens that they run dense."""
-    dense, like, notes = arms.dense, next(arms.dense.parameters()), []
+    dense, notes = arms.dense, []
     family = family_in(dense)
     changed = [(place.config, place.layer) for place in places(plan, dense, family)]
-    picture = torch.zeros(1, 3, *size, device=like.device, dtype=like.dtype)
     with outputs_of(dense, {layer for _, layer in changed}) as found:
-        family.features(dense, picture)
+        family.features(dense, noise(dense, size))
     for config in plan.methods:
         own = [found[layer] for used, layer in changed if used is config]
         tokens = max((output.shape[1:-1].numel() for output in own), default=0)

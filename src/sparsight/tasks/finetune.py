@@ -23,12 +23,13 @@ from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
 from sparsight.identity import identity
-from sparsight.images import Reader, check_resolution
+from sparsight.images import Reader
 from sparsight.ops.grids import grid_of
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.observe import evaluating
-from sparsight.stages.train import Batches, Training, processes, train
+from sparsight.stages.pictures import check_takes
+from sparsight.stages.train import Batches, Training, in_float32, processes, train
 from sparsight.tasks import layouts, mask_survey
 from sparsight.tasks.base import patches_of, requested
 from sparsight.tasks.dense_probe import fit_each, patch_shares
@@ -89,8 +90,8 @@ def finetune(
     if applied(encoder):
         raise PlanError("finetune starts from the dense model: call sparsight.restore(model) first")
     family = family_of(encoder)
-    check_resolution(resolution, family.patch_px(encoder))
     request = requested(Path(data), resolution, {"max_train_images": settings.probe_images, **options})
+    check_takes(encoder, resolution, len(request.mean))
     table = read_table(request.table) if request.table else None
     samples = LabelledFiles(layouts.salient(request.data).train, request, object_masks(table))
     if settings.batch > len(samples):
@@ -103,10 +104,10 @@ def finetune(
         raise SparsightError(f"{out} already has a {WEIGHTS_FILE}: choose another folder")
 
     accelerator = processes()
-    tuned = copy.deepcopy(model).to(accelerator.device).eval()
+    tuned = in_float32(copy.deepcopy(model)).to(accelerator.device).eval()
     with evaluating(tuned):
         start = fit_each((encoder_in(tuned, module),), samples, request, CLASSES).probes[0]
-        patches = len(patches_of(encoder_in(tuned, module), torch.zeros(3, *resolution)))
+        patches = len(patches_of(encoder_in(tuned, module), torch.zeros(len(request.mean), *resolution)))
     grid = grid_of(patches, resolution)
     known = identity(encoder, family).model_dump(mode="json")
     adapters = _with_adapters(encoder_in(tuned, module), family, settings)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparsight.errors import ImagesError, LabelsError
+from sparsight.images import image_files, is_passed_over
 from sparsight.tasks.pairs import (
     LABEL_ENDINGS,
     Pair,
     composed,
     listed,
     match,
-    pictures_in,
-    visible,
 )
 from sparsight.tasks.table import VOID, Table, table_of
 
@@ -128,8 +127,10 @@ def class_folders(folder: Path) -> dict[str, list[Path]]:
     """Class name -> its pictures, from the folders in `folder` (ImageNet-1K's layout)."""
     if not folder.is_dir():
         raise LabelsError(f"there is no folder {folder}: wanted train/CLASS/*.jpg and val/CLASS/*.jpg")
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and visible(path, folder))
-    found = {composed(path.name): pictures_in(path) for path in folders}
+    folders = sorted(
+        path for path in folder.iterdir() if path.is_dir() and not is_passed_over(path.name)
+    )
+    found = {composed(path.name): image_files(path) for path in folders}
     if not any(found.values()):
         raise ImagesError(f"{folder} holds no image in a folder named after its class")
     if len(found) == 1:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sparsight.errors import ImagesError, LabelsError
-from sparsight.images import image_files
+from sparsight.images import image_files, is_passed_over
 
 # What a name may have at its end, compared in lower case; none of both is preferred.
 PICTURE_ENDINGS = ("", "_leftimg8bit", "_image", "-image", "_img", "_rgb", "_sat", "_im")
@@ -25,23 +25,6 @@ class Pair(NamedTuple):
     labels: Path
 
 
-def visible(path: Path, folder: Path) -> bool:
-    """Whether no part of the path inside `folder` is hidden, or what macOS leaves in archives."""
-    parts = path.relative_to(folder).parts
-    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """Every visible image file under `folder`, sorted."""
-    return [path for path in image_files(folder) if visible(path, folder)]
-
-
-def labels_in(folder: Path) -> list[Path]:
-    """Every visible file under `folder` that may hold labels, sorted: image files, and GIF."""
-    gifs = {path for path in folder.rglob("*") if path.suffix.lower() == ".gif" and path.is_file()}
-    return [path for path in sorted(gifs.union(image_files(folder))) if visible(path, folder)]
-
-
 def match(images: Path, labels: Path, label_endings: Sequence[str] = LABEL_ENDINGS) -> list[Pair]:
     """Pair the files of two folders by their names, whatever their endings, sorted.
 
@@ -51,7 +34,7 @@ def match(images: Path, labels: Path, label_endings: Sequence[str] = LABEL_ENDIN
     for folder in (images, labels):
         if not folder.is_dir():
             raise LabelsError(f"there is no folder {folder}")
-    pictures, truths = by_name(pictures_in(images), images), by_name(labels_in(labels), labels)
+    pictures, truths = by_name(image_files(images), images), by_name(image_files(labels), labels)
     if not pictures:
         raise ImagesError(f"{images} holds no image")
     (picture_ending, ending), pairs = _by_endings(pictures, truths, label_endings)
@@ -124,7 +107,7 @@ def _stem(name: str, ending: str) -> str | None:
 def _there(labels: Path, stem: str) -> Path | None:
     """A file of labels that seems to belong to a picture."""
     near = (path for path in labels.rglob("*") if composed(path.name).startswith(Path(stem).name))
-    return min((path for path in near if path.is_file() and visible(path, labels)), default=None)
+    return min((path for path in near if path.is_file() and not is_passed_over(path.name)), default=None)
 
 
 def listed(list_file: Path, images: Path, labels: Path) -> list[Pair]:
@@ -137,7 +120,7 @@ def listed(list_file: Path, images: Path, labels: Path) -> list[Pair]:
     for folder in (images, labels):
         if not folder.is_dir():
             raise LabelsError(f"there is no folder {folder}")
-    pictures, truths = by_name(pictures_in(images), images), by_name(labels_in(labels), labels)
+    pictures, truths = by_name(image_files(images), images), by_name(image_files(labels), labels)
     for name in names:
         for folder, files in ((images, pictures), (labels, truths)):
             if name not in files:

@@ -32,6 +32,10 @@ class Source:
         """Every picture, in an order that is the same each time.  Cheap: no picture is read."""
         raise NotImplementedError
 
+    def passed(self) -> str:
+        """What else is there and is no picture, counted by reason; "" if nothing is."""
+        return ""
+
     def bytes_of(self, path: Path, record: Record) -> bytes:
         """The bytes of a picture in its file."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from pathlib import Path
 from sparsight.encode.listing import Record, readable
 from sparsight.encode.sources.base import Source
 from sparsight.errors import ImagesError
-from sparsight.images import image_files
+from sparsight.images import image_files, left_out, look_through
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class Folder(Source):
         """Named by their paths in the folder."""
         for path in image_files(self.root):
             yield self.record(path, str(path.relative_to(self.root)))
+
+    def passed(self) -> str:
+        """What else is in the folder."""
+        return left_out((), look_through(self.root))
 
     def record(self, path: Path, name: str) -> Record:
         """The line of one file."""
@@ -35,6 +39,10 @@ class Folder(Source):
 @dataclass(frozen=True)
 class NamedFiles(Folder):
     """The files that a text file names, one a line; relative ones are below the text file's folder."""
+
+    def passed(self) -> str:
+        """Nothing: all that is named is tried."""
+        return ""
 
     def records(self) -> Iterator[Record]:
         """Named as the text file does."""

@@ -10,7 +10,8 @@ from pathlib import Path
 from sparsight.encode.listing import Record, readable
 from sparsight.encode.sources.base import Source
 from sparsight.errors import ImagesError
-from sparsight.images import SUFFIXES
+from sparsight.images import is_passed_over
+from sparsight.images.folder import kinds
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,11 @@ class Shards(Source):
 def is_picture(member: tarfile.TarInfo) -> bool:
     """By its ending; names that begin with a dot are what other programs left there."""
     path = Path(member.name)
-    return member.isreg() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+    return (
+        member.isreg()
+        and path.suffix.lower() in kinds()[1]
+        and not any(is_passed_over(part) for part in path.parts)
+    )
 
 
 def tars_of(place: str) -> list[Path]:

@@ -94,8 +94,10 @@ class PolicyBlock(Change):
         site, (draw, networks) = self._sparsight, self._sparsight.shared
         *weights, (slope, offset) = networks[site.layer]
         patches = rows.detach()[:, site.prefix :]
-        rho = torch.tensor(draw.rho, device=rows.device)
-        uniform = torch.rand(patches.shape[:2], generator=draw.generator).to(rows.device)
+        rho = torch.tensor(draw.rho, dtype=torch.float32, device=rows.device)
+        uniform = torch.rand(
+            patches.shape[:2], generator=draw.generator, dtype=torch.float32, device="cpu"
+        ).to(rows.device)
         noise = torch.logit(uniform, 1e-6) + slope * torch.logit(rho, 1e-6) + offset
         stays = []
         for image, here in enumerate(self._here(keep)):

@@ -14,7 +14,7 @@ from sparsight.families import encoder_in
 from sparsight.files import check_writable
 from sparsight.fit import resolve
 from sparsight.identity import identity
-from sparsight.images import Images, Reader
+from sparsight.images import Images, Reader, named
 from sparsight.methods import SPOT, SVE, EarlyExit, Settings, SparseViT, tensor_name
 from sparsight.plan import Plan
 from sparsight.run import save_plan
@@ -24,6 +24,7 @@ from sparsight.stages.calibrate import analyze
 from sparsight.stages.compare import Judge, by_features
 from sparsight.stages.complete import complete
 from sparsight.stages.measure import name
+from sparsight.stages.pictures import pictures_for
 from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
@@ -50,10 +51,14 @@ class Part:
     def __getitem__(self, index: int) -> Tensor:
         return self.images[self.first + 2 * index]
 
+    def name_of(self, index: int) -> str:
+        """What the set calls it."""
+        return named(self.images, self.first + 2 * index)
+
 
 def search(
     model: nn.Module,
-    images: Images,
+    images: Any,
     budget: Budget,
     out: Path,
     method: Settings | None = None,
@@ -67,6 +72,7 @@ def search(
 ) -> Plan:
     """Find the settings of `method` that meet `budget`; the model itself is left as it was.
 
+    `images`         pictures in any form that `optimize` takes
     `start`          a plan of this model whose weights every candidate uses, such as a distilled one
     `latency_table`  file of measured parts; in `out` unless given
     `judge`          name and function of the reported quality, other than the cosine to dense features
@@ -77,6 +83,7 @@ def search(
     model = encoder_in(model, module)
     if applied(model):
         raise PlanError("a search starts from the dense model: call sparsight.restore(model) first")
+    images = pictures_for(model, images, SEARCH_IMAGES + max_images)
     if len(images) < 2:
         raise ImagesError("a search needs two images at least: one to search on, one to report on")
     check_writable(out)

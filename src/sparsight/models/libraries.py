@@ -1,0 +1,122 @@
+"""Models as timm and transformers make them: by a name, from the hub, or from a folder."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sparsight.errors import SparsightError
+from sparsight.families.base import is_instance
+from sparsight.models.files import brief
+
+if TYPE_CHECKING:
+    from torch import nn
+
+VIDEO = "sam2_video"  # what the hub's SAM 2 checkpoints say they are, for pictures too
+
+
+def import_transformers() -> Any:
+    """transformers, with a clear sentence if it is not there."""
+    from sparsight._torchvision import repair
+
+    repair()
+    try:
+        import transformers
+    except ImportError as error:
+        raise SparsightError(
+            f"transformers is needed for this and cannot be imported ({brief(error)}): "
+            "pip install 'sparsight[hf]'"
+        ) from None
+    return transformers
+
+
+@contextmanager
+def quiet(transformers: Any) -> Iterator[None]:
+    """While in here, transformers prints no report of weights, which whoever loads them looks at."""
+    verbosity = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+
+
+def import_timm() -> Any:
+    """timm, with a clear sentence if it is not there."""
+    from sparsight._torchvision import repair
+
+    repair()
+    try:
+        import timm
+    except ImportError as error:
+        raise SparsightError(f"timm is needed for this and cannot be imported: {brief(error)}") from None
+    return timm
+
+
+def of_timm(name: str, resolution: tuple[int, int], pretrained: bool) -> "nn.Module":
+    """A model of timm for pictures of `resolution`, seeded where its weights are random."""
+    import torch
+
+    timm = import_timm()
+    build = partial(timm.create_model, name, pretrained=pretrained)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            try:
+                model = build(img_size=resolution, dynamic_img_size=True)
+                if is_instance(model, "timm.models.swin_transformer.SwinTransformer"):
+                    # For one size, Swin makes its masks once; for any, at every call.
+                    model = build(img_size=resolution)
+                return model.eval()
+            except TypeError:  # SAM 2's encoder takes any size and has no argument for it
+                return build().eval()
+    except Exception as error:  # timm, the hub and safetensors each have their own kinds
+        if "Unknown model" in str(error):
+            near = difflib.get_close_matches(name, timm.list_models(), 1)
+            hint = f", the nearest is timm:{near[0]}" if near else ""
+            raise SparsightError(f"timm has no model {brief(name, 60)!r}{hint}") from None
+        raise SparsightError(f"cannot load {brief(name, 80)}: {brief(error)}") from None
+
+
+def of_transformers(name: str, local: bool) -> "nn.Module":
+    """A model of transformers, in float32, of a folder or the hub; SAM 2 for video as for pictures."""
+    transformers = import_transformers()
+    how = {"local_files_only": local, "trust_remote_code": False}
+    try:
+        kind = transformers.AutoModel
+        if transformers.PretrainedConfig.get_config_dict(name, **how)[0].get("model_type") == VIDEO:
+            kind = transformers.Sam2Model
+            how.pop("trust_remote_code")
+        with quiet(transformers):
+            model, info = kind.from_pretrained(
+                name, use_safetensors=True, dtype="float32", output_loading_info=True, **how
+            )
+    except Exception as error:  # transformers, the hub and safetensors each have their own kinds
+        raise SparsightError(f"cannot load {brief(name, 100)}: {brief(error)}") from None
+    # A classifier's backbone has no trained pooler; anything else missing would be random.
+    missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise SparsightError(f"{name} lacks {len(missing)} weights, the first: {missing[0]}")
+    return model.eval()
+
+
+def type_of_folder(folder: Path, config: dict[str, Any]) -> str | None:
+    """Its model_type if it is of transformers, None if of timm; SparsightError if of neither."""
+    kind = config.get("model_type")
+    if kind is None:
+        if "architecture" not in config:
+            raise SparsightError(
+                f"{folder}/config.json names neither a model_type (transformers) nor an architecture "
+                "(timm): write it with save_pretrained or save_for_hf"
+            )
+        return None
+    transformers = import_transformers()
+    if isinstance(kind, str) and kind in transformers.models.auto.configuration_auto.CONFIG_MAPPING:
+        return kind
+    what = (
+        "and the code it brings is not run" if "auto_map" in config
+        else "of this version at least: upgrade it, or load the model in Python"
+    )  # fmt: skip
+    raise SparsightError(f"{folder} holds a {kind!r}, which is no model of transformers, {what}")
