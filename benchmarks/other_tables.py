@@ -127,6 +127,41 @@ def tasks(result: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def hostile(result: dict[str, Any]) -> str:
+    """What became of the hostile inputs, by kind."""
+    outcomes = ["right", "refused", "traceback", "long", "wrong", "hang", "crash"]
+    header = ["inputs of", "tried", *outcomes, "slowest"]
+    lines = [
+        [
+            row["kind"].replace("_", " "), str(row["inputs"]), *(str(row[name]) for name in outcomes),
+            f"{row['slowest_ms'] / 1e3:.1f} s",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    note = f"*{p['inputs']} inputs; PyTorch {p['versions']['torch']}, timm {p['versions']['timm']}; "
+    return note + f"at {p['revision']}.*\n\n" + rows(header, lines)
+
+
+def kills(result: dict[str, Any]) -> str:
+    """How the long verbs ended after a kill, a full disk, or in a folder that may not be written."""
+    ways = list(dict.fromkeys(row["way"] for row in result["rows"]))
+    verbs = list(dict.fromkeys(row["verb"] for row in result["rows"]))
+    found = {(row["verb"], row["way"]): row for row in result["rows"]}
+
+    def cell(verb: str, way: str) -> str:
+        row = found.get((verb, way))
+        if row is None:
+            return "-"
+        tried = sum(count for name, count in row.items() if name not in ("way", "verb"))
+        return f"{row['same']} of {tried}"
+
+    lines = [[verb, *(cell(verb, way) for way in ways)] for verb in verbs]
+    p = result["protocol"]
+    note = f"*{p['trials']} trials; PyTorch {p['versions']['torch']}; at {p['revision']}.*\n\n"
+    return note + rows(["ended alike", *ways], lines)
+
+
 def families() -> str:
     """The supported families, from the registry: what is in each family's own file."""
     from sparsight.families import FAMILIES

@@ -53,6 +53,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "salience": ("salience-cpu.json", other.salience),
     "salience-learning": ("salience-cpu.json", other.salience_learning),
     "memory": ("memory-cpu.json", other.memory),
+    "hostile": ("hostile.json", other.hostile),
+    "kills": ("kills.json", other.kills),
     "tasks": ("tasks-camvid-demo.json", other.tasks),
     "paper-table1": ("paper-cpu.json", lambda result: paper.costs(result, "table1")),
     "paper-table1-scores": ("paper-cpu.json", lambda result: paper.scores(result, "table1")),

@@ -307,3 +307,63 @@ def test_results_name_their_revision_and_machine():
     for name in ("ladder-cpu", "attention-cpu"):
         protocol = json.loads((BENCHMARKS / "results" / f"{name}.json").read_text())["protocol"]
         assert {"machine", "versions", "dtype", "threads", "device", "revision"} <= protocol.keys()
+
+
+def test_the_judge_of_hostile_inputs_can_fail(suite):
+    """Each kind of fault, injected, is counted as that; a right answer and a sentence are not."""
+    from hostile.judge import Case, judge
+
+    import sparsight
+
+    def raising(error):
+        def call():
+            raise error
+
+        return call
+
+    def changing():
+        left.append(1)
+        raise sparsight.PlanError("a sentence")
+
+    def forever():
+        while True:
+            pass
+
+    left = []
+    sentence = raising(sparsight.PlanError("a sentence"))
+    faults = {
+        "right": Case("", lambda: 2, lambda answer: "" if answer == 2 else "not two"),
+        "refused": Case("", sentence),
+        "traceback": Case("", raising(KeyError("a"))),
+        "wrong": Case("", lambda: 3, lambda answer: "" if answer == 2 else "not two"),
+        "hang": Case("", forever),
+    }
+    assert {name: judge(case, 0.2)["outcome"] for name, case in faults.items()} == {n: n for n in faults}
+    assert judge(Case("", sentence, must="work"))["outcome"] == "wrong"
+    assert judge(Case("", lambda: 2, must="refuse"))["outcome"] == "wrong"
+    assert judge(Case("", changing, state=lambda: len(left)))["outcome"] == "wrong"
+    untrimmed = type("Long", (sparsight.PlanError,), {"__str__": lambda self: "x" * 301})()
+    assert judge(Case("", raising(untrimmed)))["outcome"] == "long"
+
+
+@pytest.mark.parametrize("kind", ["picture_files", "picture_objects", "run_folders", "arguments"])
+def test_some_hostile_inputs_of_each_quick_kind(suite, kind):
+    """The campaign's first inputs make no fault, and are the same at every run."""
+    from hostile.judge import FAULTS
+    from hostile.run import tried
+
+    found = [tried(kind, number) for number in range(12)]
+    assert [row for row in found if row["outcome"] in FAULTS] == []
+    assert tried(kind, 3) | {"ms": 0} == found[3] | {"ms": 0}
+
+
+def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(suite, tmp_path):
+    from hostile.run import Log, counted
+
+    log = Log(tmp_path, "mark")
+    log.begin("commands", 0)
+    log.add({"kind": "commands", "number": 0, "outcome": "right", "detail": "", "ms": 1.0})
+    log.begin("commands", 1)  # and the process is gone
+    again = Log(tmp_path, "mark")
+    (row,) = [row for row in counted(again.rows) if row["kind"] == "commands"]
+    assert (row["inputs"], row["right"], row["crash"]) == (2, 1, 1)

@@ -309,7 +309,7 @@ def test_optimize_with_distillation(run, checkpoint, images, tmp_path):
 
 
 def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, images, tmp_path, no_heic):
-    from sparsight.cli.report import remember_command
+    from sparsight.cli.report import remembered
     from sparsight.run import COMMAND_FILE
 
     odd = tmp_path / os.fsdecode(b"caf\xe9")
@@ -329,7 +329,8 @@ def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, image
         "left out 5: 2 .heic (pip install 'sparsight[heic]'), 1 hidden, 1 truncated, 1 an empty" in err
     )
     assert "caf\ufffd" in (tmp_path / "a.json").read_text().encode().decode("unicode_escape")
-    remember_command(tmp_path)
+    with remembered(tmp_path):
+        pass
     assert "caf\ufffd" in (tmp_path / COMMAND_FILE).read_text(encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import stat
 import pytest
 
 from sparsight.errors import SparsightError
-from sparsight.files import check_writable, write_atomically, write_json, write_text
+from sparsight.files import check_place, check_writable, write_atomically, write_json, write_text
 
 
 def test_a_failure_keeps_what_was_there(tmp_path):
@@ -50,6 +50,33 @@ def test_folders_are_made_and_files_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SparsightError, match="is a file"):
         check_writable(tmp_path / "file")
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    import subprocess
+    import sys
+
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for writer in (dead.pid, os.getpid()):
+        (tmp_path / f".plan.json.{writer}.tmp").write_text("ha")
+    (tmp_path / ".mine.tmp").write_text("of the user")
+    check_writable(tmp_path)
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {f".plan.json.{os.getpid()}.tmp", ".mine.tmp"}
+
+
+def test_places_for_files_are_refused_before_the_work(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for place in (tmp_path, file / "a.json", tmp_path / "loop" / "a.json"):
+        with pytest.raises(SparsightError, match=r"is a folder|no folder one may write in"):
+            check_place(place)
+    check_place(tmp_path / "new" / "deep" / "a.json")
+    assert not (tmp_path / "new").exists()
+    write_text(tmp_path / "loop", "new")  # a link in circles names no file: it is replaced
+    assert (tmp_path / "loop").read_text() == "new"
 
 
 def test_a_name_that_is_no_unicode_is_written_with_a_replacement(tmp_path):

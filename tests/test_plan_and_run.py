@@ -148,18 +148,18 @@ DAMAGE = {
     "new version": (lambda f: edit(f, lambda d: d.update(version=3)), "reads versions 1 and 2"),
     "other type": (lambda f: edit(f, lambda d: d.update(type="x")), "has type 'x'"),
     "odd type": (lambda f: edit(f, lambda d: d.update(type=["x"])), "has type"),
-    "unknown key": (lambda f: edit(f, lambda d: d["data"].update(evil=1)), "key 'evil'"),
+    "unknown key": (lambda f: edit(f, lambda d: d["data"].update(evil=1)), "evil: Extra"),
     "unknown method": (lambda f: edit(f, lambda d: d["data"]["methods"][0].update(type="x")), "'x'"),
     "wrong type": (
         lambda f: edit(f, lambda d: d["data"]["methods"][0]["data"].update(keep="lots")),
-        "key 'keep'",
+        "keep: Input",
     ),
     "out of range": (
         lambda f: edit(f, lambda d: d["data"]["methods"][0]["data"].update(keep=2)),
-        "key 'keep'",
+        "keep: Input",
     ),
     "missing key": (lambda f: edit(f, lambda d: d["data"].pop("methods")), "methods must be a list"),
-    "no methods": (lambda f: edit(f, lambda d: d["data"].update(methods=[])), "key 'methods'"),
+    "no methods": (lambda f: edit(f, lambda d: d["data"].update(methods=[])), "methods: Tuple"),
     "half a version 1": (lambda f: edit(f, lambda d: d.update(version=1)), "version 1 and damaged"),
     "newer release": (
         lambda f: edit(f, lambda d: d["data"]["versions"].update(sparsight="9.0.0")),

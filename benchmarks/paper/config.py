@@ -4,8 +4,8 @@ import tomllib
 from pathlib import Path
 from typing import Literal
 
+from sparsight.data import Data
 from sparsight.models import LoadedModel, load_model
-from sparsight.plan import Data
 
 HERE = Path(__file__).parent
 NAMES = ("table1", "table2", "table3", "figure4", "figure5")  # table4 renders benchmarks/attention.py

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sparsight.attach import apply, restore, save
     from sparsight.errors import (
+        ArgumentError,
         ImagesError,
         LabelsError,
         NotFiniteError,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.compare import compare
     from sparsight.stages.distil import Distillation
+    from sparsight.stages.doctor import doctor
     from sparsight.stages.measure import measure
     from sparsight.stages.optimize import optimize
     from sparsight.stages.relevance import RelevanceTraining, fit_relevance
@@ -52,12 +54,14 @@ _WHERE = {
     "Adaptation": "sparsight.stages.adapt",
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
+    "ArgumentError": "sparsight.errors",
     "Budget": "sparsight.stages.search",
     "ClsTopK": "sparsight.methods",
     "EarlyExit": "sparsight.methods",
     "MLPRouting": "sparsight.methods",
     "compare": "sparsight.stages.compare",
     "Distillation": "sparsight.stages.distil",
+    "doctor": "sparsight.stages.doctor",
     "evaluate": "sparsight.tasks.evaluate",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
@@ -89,6 +93,7 @@ __all__ = [
     "SPOT",
     "SVE",
     "Adaptation",
+    "ArgumentError",
     "Budget",
     "ClsTopK",
     "Distillation",
@@ -112,6 +117,7 @@ __all__ = [
     "analyze",
     "apply",
     "compare",
+    "doctor",
     "evaluate",
     "finetune",
     "fit_relevance",

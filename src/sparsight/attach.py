@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.fit import Place, places, resolve
@@ -44,6 +45,7 @@ def family_in(model: nn.Module) -> Family:
     return state.family if state else family_of(model)
 
 
+@checked
 def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     """Make `model` sparse, in place, and return it.
 
@@ -69,6 +71,7 @@ def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     return whole
 
 
+@checked
 def restore(model: nn.Module, module: str | None = None) -> nn.Module:
     """Undo `apply` exactly, in place: classes, weights, hooks and attributes.  Returns the model."""
     whole, model = model, encoder_in(model, module)
@@ -100,6 +103,7 @@ def _undo(model: nn.Module, state: Applied) -> None:
     write_back(model, state.weights)
 
 
+@checked
 def save(what: Plan | nn.Module, folder: str | PathLike[str], module: str | None = None) -> Path:
     """Write a plan, or the plan applied to a model, into a run folder; returns the folder."""
     if isinstance(what, Plan):

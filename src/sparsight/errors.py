@@ -1,8 +1,17 @@
 """What can go wrong, by name.  Every message says what was wrong, where, and what to do about it."""
 
+LONGEST = 300  # characters of a message; a longer one loses its middle, mostly a path or others' words
+
 
 class SparsightError(Exception):
     """Base of every error the package raises on purpose; the command line shows its text alone."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
+
+
+class ArgumentError(SparsightError, ValueError):
+    """An argument or a setting is not what it has to be; nothing was changed."""
 
 
 class UnsupportedModelError(SparsightError):
@@ -23,3 +32,15 @@ class LabelsError(SparsightError):
 
 class NotFiniteError(SparsightError):
     """NaN or infinity appeared in a model's features."""
+
+
+def one_line(text: str) -> str:
+    """A message as one line of at most `LONGEST` characters that any terminal can show.
+
+    Names of files may hold line breaks and bytes that are no text, and be long.
+    """
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip())
+    if len(shown) <= LONGEST:
+        return shown
+    end = LONGEST // 3
+    return f"{shown[: LONGEST - end - 3]}...{shown[-end:]}"

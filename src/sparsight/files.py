@@ -17,7 +17,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     nothing half-written is left behind.  A link is followed; a device or pipe is written to directly.
     """
     special = path.exists() and not path.is_file()
-    path = path if special else path.resolve()
+    path = path if special else Path(os.path.realpath(path))  # unlike `resolve`, not at odds with loops
     temporary = path if special else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.replace(temporary, path)
     except BaseException as error:
         if not special:
-            with suppress(OSError):  # a file where its folder should be; what went wrong is told below
+            with suppress(OSError):  # of a place that is none
                 temporary.unlink()
         # safetensors reports a full disk as its own error, with the system's words in it
         if isinstance(error, OSError) or "os error" in str(error) or "I/O error" in str(error):
@@ -45,9 +45,34 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder` and try to write in it, before hours of work are spent on what goes there."""
+    """Make `folder` and try to write in it, before hours of work are spent on what goes there.
+
+    What a killed process has left half-written in it is removed.
+    """
     if folder.exists() and not folder.is_dir():
         raise SparsightError(f"{folder} is a file, not a folder: choose another --out")
     probe = folder / ".writable"
     write_text(probe, "")
     probe.unlink()
+    for left in folder.glob(".*.tmp"):
+        if (writer := left.name.split(".")[-2]).isdecimal() and not _is_running(int(writer)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def check_place(file: Path) -> None:
+    """Refuse a place for a file where there is a folder or nothing can be written; makes nothing."""
+    if file.is_dir():
+        raise SparsightError(f"{file} is a folder, and a file is to be written: name one in it")
+    above = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise SparsightError(f"cannot write {file}: {above} is no folder one may write in")

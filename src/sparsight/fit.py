@@ -127,6 +127,11 @@ def _check_tensors(plan: Plan, model: nn.Module, family: Family) -> None:
     for name, tensor in plan.weights.items():
         if not torch.isfinite(tensor).all():
             raise PlanError(f"tensor {name!r} of the plan has values that are not finite")
+        if not tensor.is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise PlanError(
+                f"tensor {name!r} of the plan is of {kind}: wanted are floating-point numbers"
+            )
         if name.startswith("model."):
             _check_weight(name.removeprefix("model."), tensor, own)
     for name, (config, shape) in _brought(plan, model, family).items():

@@ -9,8 +9,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SerializeAsAny, ValidationError
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidationError
 
+from sparsight.arguments import checked
+from sparsight.data import Count, Data, complaint
 from sparsight.errors import PlanError
 from sparsight.methods import METHODS, SVE, Settings, method_of
 from sparsight.plan_v1 import upgraded
@@ -22,14 +24,7 @@ PLAN_TYPE, VERSION = "sparsight.plan", 2
 MAX_PLAN_BYTES = 16_000_000
 
 
-Count = Annotated[int, Field(ge=1)]
 Kind = TypeVar("Kind", bound=Settings)
-
-
-class Data(BaseModel):
-    """Frozen, strict plain data."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelIdentity(Data):
@@ -61,7 +56,9 @@ class LayerReason(Data):
     indicator: float | None = None
     damage: float | None = None  # relative error of the final features with this layer alone sparse
     overlap: float | None = None  # of its top set with that of the global layer before
-    recall: dict[str, float] = {}  # scorer -> share of the true top 1/8 in its top 1/8
+    recall: dict[str, float] = Field(
+        default_factory=dict
+    )  # scorer -> share of the true top 1/8 in its top 1/8
 
 
 class Plan(Data):
@@ -71,11 +68,11 @@ class Plan(Data):
     model: ModelIdentity | None = None  # None: made by hand, fits any model with these layers
     source: str | None = None  # MODEL as given on the command line
     resolution: tuple[int, int] | None = None  # pictures it was calibrated on, height x width
-    versions: dict[str, str] = {}
+    versions: dict[str, str] = Field(default_factory=dict)
     layers: tuple[LayerReason, ...] = ()
     reasons: tuple[str, ...] = ()
-    recipe: dict[str, Any] = {}  # settings of the stages that were run
-    tensors: dict[str, TensorInfo] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)  # settings of the stages that were run
+    tensors: dict[str, TensorInfo] = Field(default_factory=dict)
 
     _weights: dict[str, "Tensor"] = PrivateAttr(default_factory=dict)
 
@@ -151,6 +148,7 @@ class Plan(Data):
         return json.dumps(envelope, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
     @classmethod
+    @checked
     def from_json(cls, text: str, where: str = "the plan") -> Self:
         """Read a plan; raises PlanError that says which key is wrong and how."""
         try:
@@ -164,9 +162,7 @@ class Plan(Data):
         except (json.JSONDecodeError, RecursionError) as error:
             raise PlanError(f"{where} is not JSON: {error}") from None
         except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"] if _is_key(part)) or "the whole"
-            raise PlanError(f"{where}: key {key!r}: {first['msg']}") from None
+            raise PlanError(f"{where}: {complaint(error)}") from None
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -177,11 +173,6 @@ class Plan(Data):
             return cls.from_json(path.read_text(encoding="utf-8"), str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"cannot read {path}: {error}") from None
-
-
-def _is_key(part: str | int) -> bool:
-    """Whether a part of pydantic's path is a key or an index, and not the name of a type it tried."""
-    return isinstance(part, int) or part.isidentifier()
 
 
 def _opened(envelope: Any, where: str, types: set[str]) -> tuple[str, dict[str, Any]]:

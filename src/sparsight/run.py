@@ -14,6 +14,7 @@ from os import PathLike
 from pathlib import Path
 
 from sparsight import __version__
+from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically, write_text
 from sparsight.plan import Plan
@@ -40,6 +41,7 @@ def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
     return folder
 
 
+@checked
 def load(folder: "str | PathLike[str]") -> Plan:
     """Read a plan with its tensors; raises PlanError that says what is missing, damaged or hostile."""
     from safetensors import SafetensorError

@@ -158,6 +158,14 @@ def show_comparison(result: Mapping[str, Any]) -> None:
         Console().print(f"- {name} is left out: {reason}", markup=False, highlight=False)
 
 
+def show_rows(caption: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Any table."""
+    table = _table(caption, columns)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    _print(table)
+
+
 def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 

@@ -14,6 +14,7 @@ from sparsight.cli.options import (
     PretrainedOption,
     ResolutionOption,
     open_model,
+    place_checked,
     report_skipped,
     write,
 )
@@ -25,7 +26,10 @@ from sparsight.errors import SparsightError
 def compare(
     model: ModelArgument,
     json: Annotated[
-        Path, typer.Option("--json", help="write the result here, and the picture beside it")
+        Path,
+        typer.Option(
+            "--json", help="write the result here, and the picture beside it", callback=place_checked
+        ),
     ],
     images: Annotated[
         Path | None, typer.Option(help="folder of images; the demo draws its own scenes")

@@ -21,7 +21,7 @@ from sparsight.cli.options import (
     report_left_out,
     write,
 )
-from sparsight.cli.report import finish, remember_command
+from sparsight.cli.report import finish, remembered
 from sparsight.cli.search import (
     LatencyOption,
     MaxLossOption,
@@ -37,6 +37,8 @@ from sparsight.cli.search import (
 )
 from sparsight.errors import SparsightError
 from sparsight.images import left_out, parse_resolution
+
+MOST_LAYERS = 10_000  # of any model
 
 
 class SelectBy(StrEnum):
@@ -135,29 +137,30 @@ def optimize(
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
-    remember_command(out)
-    if budgeted:
-        if distill or layers != "auto" or len(methods) > 1:
-            raise SparsightError(
-                "a search is over one method: leave out --layers, --distill and others, or the budget"
-            )
-        from sparsight.stages.search import Search
+    with remembered(out):
+        if budgeted:
+            if distill or layers != "auto" or len(methods) > 1:
+                raise SparsightError(
+                    "a search is over one method: leave out --layers, --distill and others, or the "
+                    "budget"
+                )
+            from sparsight.stages.search import Search
 
-        how = Search.model_validate({"trials": trials, "seed": seed, "preset": preset})
-        plan = run_search(
-            model, loaded.model, folder, out, methods[0], budget, how, latency_table, start, max_images,
-            module, size,
-        )  # fmt: skip
-    else:
-        training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
-            {"steps": steps} if steps else {}
-        )
-        training["precision"] = "bfloat16" if bfloat16 else "float32"
-        plan = stage(
-            loaded.model, folder, methods, out, select_by=select_by.value, max_error=max_error,
-            reuse_overlap=0.6 if reuse else None, max_images=max_images, source=model, module=module,
-            **trainings({m.__class__.__name__ for m in methods}, distill, training, train.value),
-        )  # fmt: skip
+            how: dict[str, Any] = {"trials": trials, "seed": seed, "preset": preset}
+            plan = run_search(
+                model, loaded.model, folder, out, methods[0], budget, Search(**how), latency_table,
+                start, max_images, module, size,
+            )  # fmt: skip
+        else:
+            training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
+                {"steps": steps} if steps else {}
+            )
+            training["precision"] = "bfloat16" if bfloat16 else "float32"
+            plan = stage(
+                loaded.model, folder, methods, out, select_by=select_by.value, max_error=max_error,
+                reuse_overlap=0.6 if reuse else None, max_images=max_images, source=model, module=module,
+                **trainings({m.__class__.__name__ for m in methods}, distill, training, train.value),
+            )  # fmt: skip
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
     report_left_out(plan.recipe.get("left_out") or left_out((), folder), folder)
@@ -173,7 +176,7 @@ def trainings(methods: set[str], distill: bool, training: dict[str, Any], train:
     if "SPOT" in methods:
         found["relevance"] = sparsight.RelevanceTraining(**training)
     if distill and "SVE" in methods:
-        found["distillation"] = sparsight.Distillation.model_validate(training | {"train": train})
+        found["distillation"] = sparsight.Distillation(**(training | {"train": train}))
     if distill and "SparseViT" in methods:
         found["adaptation"] = sparsight.Adaptation(**training)
     if distill and not {"SVE", "SparseViT"} & methods:
@@ -221,8 +224,7 @@ def layers_of(text: str) -> str | tuple[int, ...]:
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
-        try:
-            numbers.extend(range(int(first), int(last or first) + 1))
-        except ValueError:
-            raise SparsightError(f"--layers {text!r}: not like 6-11 or 3,4,8") from None
+        if not (first.isdecimal() and (last or first).isdecimal() and int(last or first) < MOST_LAYERS):
+            raise SparsightError(f"--layers {text!r}: not like 6-11 or 3,4,8")
+        numbers.extend(range(int(first), int(last or first) + 1))
     return tuple(numbers)

@@ -12,7 +12,20 @@ ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="demo, timm:NAME, hf:NAME, or a folder")
 ]
 ImagesOption = Annotated[Path, typer.Option(help="folder of unlabelled images", show_default=False)]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="also write the result here")]
+
+
+def place_checked(place: Path | None) -> Path | None:
+    """A place for a file, refused before the work if nothing can be written there."""
+    from sparsight.files import check_place
+
+    if place is not None:
+        check_place(place)
+    return place
+
+
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", help="also write the result here", callback=place_checked)
+]
 ResolutionOption = Annotated[
     str, typer.Option(help="picture size: 1024 (square) or 768x1024 (height x width)")
 ]

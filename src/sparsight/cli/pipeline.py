@@ -20,7 +20,7 @@ from sparsight.cli.options import (
     report_skipped,
     write,
 )
-from sparsight.cli.report import finish, remember_command
+from sparsight.cli.report import finish, remembered
 from sparsight.images import parse_resolution
 
 
@@ -39,8 +39,8 @@ def demo(
     from sparsight.demo.run import run_demo
 
     size = parse_resolution(resolution)
-    remember_command(out)
-    result = run_demo(out, size, scenes, repeats, full, say=say)
+    with remembered(out):
+        result = run_demo(out, size, scenes, repeats, full, say=say)
     write(result, out / "demo.json", json)
     from sparsight import tables
     from sparsight.demo import encoder

@@ -3,12 +3,15 @@
 import copy
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.options import place_checked
 from sparsight.errors import SparsightError
 
 SHOWN = 4  # pictures in the page: the worst, and one from the middle
@@ -24,7 +27,10 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="also every chart as PNG and SVG in this folder")
     ] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="also all data of the page here")] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option("--json", help="also all data of the page here", callback=place_checked),
+    ] = None,
 ) -> None:
     """Write the page of a run: what was gained and lost, pictures and curves.  Runs no model."""
     from sparsight.report import write_report
@@ -76,14 +82,29 @@ def write_page(place: Path) -> None:
         say(f"no report: {error}")
 
 
-def remember_command(run: Path) -> None:
-    """Keep the command that makes the run, for the page; before the work, which may be interrupted."""
+@contextmanager
+def remembered(run: Path) -> Iterator[None]:
+    """Keep the command that makes the run, for the page, before the work, which may be interrupted.
+
+    If it is refused before any work is saved, the folder is as it was.
+    """
     from sparsight.files import check_writable, write_text
     from sparsight.images import shown
     from sparsight.run import COMMAND_FILE
 
+    file, was_there = run / COMMAND_FILE, run.is_dir()
     check_writable(run)
-    write_text(run / COMMAND_FILE, shlex.join(["sparsight", *map(shown, sys.argv[1:])]) + "\n")
+    old = file.read_bytes() if file.is_file() else None
+    before = set(run.iterdir()) - {file}
+    write_text(file, shlex.join(["sparsight", *map(shown, sys.argv[1:])]) + "\n")
+    try:
+        yield
+    except SparsightError:
+        if set(run.iterdir()) - {file} == before:
+            file.unlink() if old is None else file.write_bytes(old)
+            if not was_there:
+                run.rmdir()
+        raise
 
 
 def shown_places(rows: list[dict[str, Any]]) -> list[int]:

@@ -1,5 +1,7 @@
 """transformers `SiglipVisionModel` and `Siglip2VisionModel`: no prefix token; CLIP's blocks."""
 
+import torch
+
 from sparsight.families.base import Family, is_instance
 from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, requirements
 from sparsight.families.hf_clip import PARTS, blocks
@@ -17,7 +19,7 @@ def _features(m, images):
     grid = (height // px, width // px)
     patches = images.unflatten(3, (grid[1], px)).unflatten(2, (grid[0], px))
     patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(b, grid[0] * grid[1], -1)
-    shapes = images.new_tensor([grid] * b).long()
+    shapes = torch.tensor([grid] * b)  # the model reads its values, on the host
     return m(patches, pixel_attention_mask=None, spatial_shapes=shapes).last_hidden_state
 
 

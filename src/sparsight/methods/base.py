@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from sparsight.data import Data
 from sparsight.errors import PlanError
 
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -16,10 +17,8 @@ Layers = tuple[Annotated[int, Field(ge=0)], ...]
 MIN_TOKENS = 1024
 
 
-class Settings(BaseModel):
+class Settings(Data):
     """The settings of a method, as plain data: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     min_tokens: Annotated[int, Field(ge=0)] = MIN_TOKENS  # below it a layer runs dense
 
@@ -58,7 +57,10 @@ class Settings(BaseModel):
 def listed(value: Any) -> Any:
     """Ranges, lists and other iterables of numbers as tuples."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
-        return tuple(tuple(v) if isinstance(v, range | list) else v for v in value)
+        try:
+            return tuple(tuple(v) if isinstance(v, range | list) else v for v in value)
+        except TypeError:  # a tensor of one number says that it is iterable
+            return value
     return value
 
 

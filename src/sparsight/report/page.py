@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.files import write_json, write_text
+from sparsight.files import check_writable, write_json, write_text
 from sparsight.report.answer import answer_of
 from sparsight.report.chart import Chart
 from sparsight.report.charts import charts_of
@@ -23,6 +23,8 @@ def write_report(place: Path, figures: Path | None = None, data: Path | None = N
     run lacks, because it was interrupted or is of another version, is said in the page.
     """
     run = read_run(place)
+    if figures is not None:
+        check_writable(figures)
     charts = charts_of(run)
     path = place / REPORT_FILE if place.is_dir() else place.with_suffix(".html")
     write_text(path, page(run, charts))

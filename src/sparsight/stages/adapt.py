@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import apply, family_in, resolve
 from sparsight.errors import PlanError
 from sparsight.images import Reader
@@ -99,6 +100,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1, -2)
 
 
+@checked
 def adapt(
     model: nn.Module,
     plan: Plan,

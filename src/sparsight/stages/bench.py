@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import applied, apply
+from sparsight.data import Data
 from sparsight.errors import PlanError
 from sparsight.families import Family, family_of
 from sparsight.images import Held, Images, Reader
-from sparsight.plan import Data, Plan
+from sparsight.plan import Plan
 from sparsight.stages.adapt import Adaptation
 from sparsight.stages.distil import Distillation
 from sparsight.stages.relevance import RelevanceTraining

@@ -5,14 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import family_in
 from sparsight.completions.linear import ROWS_PER_UNKNOWN, Regression, normalised
+from sparsight.data import Count, Data
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Reader
 from sparsight.ops import statistics
 from sparsight.ops.statistics import lattice_sample
-from sparsight.plan import Data
 from sparsight.scores import attention as scores
 from sparsight.scores.view import View
 from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
@@ -54,10 +55,11 @@ class Analysis(Data):
         return self.overlap[places[one]][places[other]]
 
 
+@checked
 def analyze(
     model: nn.Module,
     images: Any,
-    max_images: int = 16,
+    max_images: Count = 16,
     projectors: "dict[int, Tensor] | None" = None,
     module: str | None = None,
 ) -> Analysis:

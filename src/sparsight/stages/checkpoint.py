@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from sparsight.errors import PlanError
-from sparsight.files import write_atomically
+from sparsight.files import check_writable, write_atomically
 
 
 class Checkpoint:
@@ -18,6 +18,8 @@ class Checkpoint:
         self, path: Path | None, what: str, recipe: object, trained: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer, every_s: float,
     ) -> None:  # fmt: skip
+        if path is not None:
+            check_writable(path.parent)
         self.path, self.what = path, what
         self.recipe, self.every_s = json.dumps(recipe), every_s
         self.trained, self.optimizer = trained, optimizer

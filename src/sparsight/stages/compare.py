@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied, as_plan, family_in
+from sparsight.data import Count
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.fit import UNFIT, resolve
@@ -42,13 +44,14 @@ class Entry:
 Judge = Callable[[Sequence[Arm]], list[dict[str, float]]]
 
 
+@checked
 def compare(
     model: nn.Module,
     images: Any,
     plans: Sequence[Plan] = (),
     methods: Iterable[str] = (),
-    repeats: int = 7,
-    max_images: int = 8,
+    repeats: Count = 7,
+    max_images: Count = 8,
     module: str | None = None,
     judge: tuple[str, Judge] | None = None,
 ) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied, apply, family_in
+from sparsight.data import Count, Size
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader, check_resolution, named
@@ -20,14 +22,15 @@ from sparsight.stages.pictures import noise, pictures_for
 from sparsight.stages.progress import track
 
 
+@checked
 def measure(
     model: nn.Module,
     plan: Plan,
     images: Any = None,
-    resolutions: Sequence[tuple[int, int]] = ((1024, 1024),),
-    batches: Sequence[int] = (1,),
-    repeats: int = 7,
-    max_images: int = 16,
+    resolutions: Sequence[Size] = ((1024, 1024),),
+    batches: Sequence[Count] = (1,),
+    repeats: Count = 7,
+    max_images: Count = 16,
     module: str | None = None,
 ) -> dict[str, Any]:
     """Compare `model` as it is (dense) with `plan` applied to a copy of it.

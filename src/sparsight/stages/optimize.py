@@ -10,7 +10,9 @@ from typing import Any, Literal
 
 from torch import nn
 
+from sparsight.arguments import checked
 from sparsight.attach import as_plan
+from sparsight.data import Count
 from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable, write_json
@@ -39,6 +41,7 @@ TRAINED: dict[str, type[Settings]] = {"distillation": SVE, "adaptation": SparseV
 FOUND_FILES = {"analysis": "analysis.json", "analysis-sparse": "analysis-sparse.json"}
 
 
+@checked
 def optimize(
     model: nn.Module,
     images: Any,
@@ -51,7 +54,7 @@ def optimize(
     max_error: float = How().max_error,
     indicator_threshold: float = How().indicator_threshold,
     reuse_overlap: float | None = How().reuse_overlap,
-    max_images: int = 16,
+    max_images: Count = 16,
     source: str | None = None,
     module: str | None = None,
 ) -> Plan:

@@ -18,6 +18,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import STATE, Applied, family_in
 from sparsight.errors import PlanError
 from sparsight.fit import resolve
@@ -91,6 +92,7 @@ class RelevanceLoss(nn.Module):
         return total
 
 
+@checked
 def fit_relevance(
     model: nn.Module,
     plan: Plan,

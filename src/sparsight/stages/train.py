@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sparsight.data import Count, Data, Seed
 from sparsight.errors import ImagesError, NotFiniteError
 from sparsight.images import Item, Reader
-from sparsight.plan import Data
 from sparsight.stages.checkpoint import Checkpoint
 from sparsight.stages.progress import track
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 class Training(Data):
     """Settings of any training."""
 
-    steps: Annotated[int, Field(ge=1)] = 300
-    batch: Annotated[int, Field(ge=1)] = 1  # pictures per process and step
+    steps: Count = 300
+    batch: Count = 1  # pictures per process and step
     # None: what suits the model's width
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
-    seed: int = 0
+    seed: Seed = 0
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
 
 

@@ -1,14 +1,17 @@
 """What a task is given, and what it gives back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic.dataclasses
+from pydantic import ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
-from sparsight.errors import NotFiniteError, SparsightError
+from sparsight.data import Count, Seed, Size, complaint
+from sparsight.errors import ArgumentError, NotFiniteError
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -29,22 +32,22 @@ class Arms:
         return self.dense, self.sparse
 
 
-@dataclass(frozen=True)
+@pydantic.dataclasses.dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
 class Request:
     """On what to evaluate, and how.  The second half are options that not every task has a use for."""
 
     data: Path
-    resolution: tuple[int, int]  # height, width; multiples of the patch size
+    resolution: Size  # height, width; multiples of the patch size
     mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    max_images: int | None = None  # evaluated, spread evenly over the set; None: all
-    seed: int = 0
-    worst: int = 5
+    std: tuple[Annotated[float, Field(gt=0)], ...] = IMAGENET_STD
+    max_images: Count | None = None  # evaluated, spread evenly over the set; None: all
+    seed: Seed = 0
+    worst: Annotated[int, Field(ge=0)] = 5
 
-    max_train_images: int | None = None  # None: all
+    max_train_images: Count | None = None  # None: all
     own_probe: bool = False  # train a second probe on the sparse features and judge them by that
     layout: Literal["ade20k", "voc", "camvid", "cityscapes"] | None = None  # None: told by the folders
-    classes: int | None = None
+    classes: Annotated[int, Field(ge=2)] | None = None
     void: int | None = None
     table: Path | None = None  # of what the numbers or colours in label files mean
     names: Path | None = None  # class names for zero-shot classification
@@ -56,15 +59,11 @@ class Request:
 
 
 def requested(data: Path, size: tuple[int, int], options: dict[str, Any]) -> Request:
-    """A request whose options are there and in range."""
-    least = {"max_images": 1, "max_train_images": 1, "classes": 2, "worst": 0}
-    known = {option.name for option in fields(Request)}
-    for name, value in options.items():
-        if name not in known:
-            raise SparsightError(f"there is no option {name!r}")
-        if name in least and value is not None and value < least[name]:
-            raise SparsightError(f"{name} is {value}: give {least[name]} or more")
-    return Request(data, size, **options)
+    """A request; ArgumentError if an option is not there or out of range."""
+    try:
+        return Request(data, size, **options)
+    except ValidationError as error:
+        raise ArgumentError(complaint(error)) from None
 
 
 @dataclass

@@ -7,7 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from sparsight.arguments import checked
 from sparsight.attach import What, applied, apply, as_plan, family_in
+from sparsight.data import Size
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.fit import places
@@ -24,12 +26,13 @@ from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
 COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 
+@checked
 def evaluate(
     model: nn.Module,
     plan: What,
     task: str,
     data: str | Path,
-    resolution: tuple[int, int] | None = None,
+    resolution: Size | None = None,
     module: str | None = None,
     **options: Any,
 ) -> dict[str, Any]:

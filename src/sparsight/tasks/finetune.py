@@ -11,14 +11,15 @@ the weights, so the encoder is the same as before in all but their values: any o
 import copy
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied
+from sparsight.data import Count, Size
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
@@ -47,9 +48,9 @@ LEARNING_RATE = 5e-4  # of the adapters, whatever the width: their own scale is 
 class Finetuning(Training):
     """Settings of the fine-tuning; the defaults are LoRA's usual ones."""
 
-    rank: Annotated[int, Field(ge=1)] = 8
-    alpha: Annotated[int, Field(ge=1)] = 16
-    probe_images: Annotated[int, Field(ge=1)] = 64  # the head's start is fitted on so many
+    rank: Count = 8
+    alpha: Count = 16
+    probe_images: Count = 64  # the head's start is fitted on so many
 
 
 class ProbeLoss(nn.Module):
@@ -68,10 +69,11 @@ class ProbeLoss(nn.Module):
         return F.cross_entropy(logits.float(), shares.flatten(0, -2))
 
 
+@checked
 def finetune(
     model: nn.Module,
     data: str | Path,
-    resolution: tuple[int, int],
+    resolution: Size,
     out: str | Path,
     settings: Finetuning | None = None,
     module: str | None = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sparsight.errors import PlanError
-from sparsight.methods.base import Layers, Settings
+from sparsight.methods.base import Layers, Settings, listed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,9 +37,10 @@ class SparseViT(Settings):
     @classmethod
     def _listed(cls, value: Any) -> Any:
         """Accept lists and other iterables, and one figure for all pairs of a stage of one pair."""
-        if isinstance(value, Iterable) and not isinstance(value, str | bytes | dict):
-            return tuple(tuple(v) if isinstance(v, Iterable) else (v,) for v in value)
-        return value
+        found = listed(value)
+        if not isinstance(found, tuple):
+            return found
+        return tuple(listed(v) if isinstance(v, Iterable) else (v,) for v in found)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -1,26 +1,26 @@
 """What the user asks for: a speedup, a latency, or how much quality may be lost."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Self
 
+from pydantic import Field, model_validator
+
+from sparsight.data import Data
 from sparsight.errors import SparsightError
 
 
-@dataclass(frozen=True)
-class Budget:
+class Budget(Data):
     """One of the three; `max_loss` is in points, hundredths of the quality."""
 
-    speedup: float | None = None
-    latency_ms: float | None = None
-    max_loss: float | None = None
+    speedup: Annotated[float, Field(gt=0)] | None = None
+    latency_ms: Annotated[float, Field(gt=0)] | None = None
+    max_loss: Annotated[float, Field(ge=0)] | None = None
 
-    def __post_init__(self) -> None:
-        given = [value for value in (self.speedup, self.latency_ms, self.max_loss) if value is not None]
-        if len(given) != 1:
-            raise SparsightError("give one of speedup, latency_ms and max_loss as the budget")
-        if given[0] < 0 or (self.max_loss is None and given[0] == 0):
-            raise SparsightError(f"a budget of {given[0]:g} makes no sense: it must be above 0")
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if sum(value is not None for value in (self.speedup, self.latency_ms, self.max_loss)) != 1:
+            raise ValueError("give one of speedup, latency_ms and max_loss as the budget")
+        return self
 
     def choose(self, front: Sequence[Mapping[str, Any]]) -> int:
         """The place in the front of the best point within the budget, by what was measured.

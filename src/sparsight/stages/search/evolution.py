@@ -13,7 +13,7 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution
 
-from sparsight.plan import Data
+from sparsight.data import Data
 from sparsight.stages.search.space import INFEASIBLE
 
 

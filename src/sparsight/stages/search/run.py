@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied, as_plan, family_in
+from sparsight.data import Count
 from sparsight.errors import ImagesError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable
@@ -56,6 +58,7 @@ class Part:
         return named(self.images, self.first + 2 * index)
 
 
+@checked
 def search(
     model: nn.Module,
     images: Any,
@@ -65,7 +68,7 @@ def search(
     settings: Search | None = None,
     start: Plan | None = None,
     latency_table: Path | None = None,
-    max_images: int = 16,
+    max_images: Count = 16,
     source: str | None = None,
     module: str | None = None,
     judge: tuple[str, Judge] | None = None,

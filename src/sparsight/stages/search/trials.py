@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from sparsight.data import Count, Data, Seed
 from sparsight.errors import SparsightError
 from sparsight.methods import Settings
-from sparsight.plan import Data
 from sparsight.stages.progress import track
 from sparsight.stages.search.space import INFEASIBLE, Space
 
@@ -25,12 +25,12 @@ DUPLICATES = 20  # so many choices in a row that were known end the search: ther
 class Search(Data):
     """Settings of a search."""
 
-    trials: Annotated[int, Field(ge=1)] = 60  # different settings that are tried
+    trials: Count = 60  # different settings that are tried
     preset: Literal["nsga2", "evolution"] = "nsga2"
     population: Annotated[int, Field(ge=2)] = 20
     parents: Annotated[int, Field(ge=2)] = 5  # of `evolution`: SparseViT's 25 of 100
     mutation: Annotated[float, Field(ge=0, le=1)] = 0.1  # of `evolution`: for each gene
-    seed: int = 0
+    seed: Seed = 0
 
 
 class Trial(Data):

@@ -1,0 +1,71 @@
+"""What a folder of pictures holds: how many are usable, which are not and why, and their sizes."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sparsight.errors import ImagesError
+from sparsight.images import ImageFolder, read_picture
+
+BUDGET_S = 4.0  # for decoding; a full folder may hold more than can be looked at
+NAMED = 20  # files that are left out, by name
+SHOWN = 5  # sizes
+
+
+def look_at(
+    images: ImageFolder, patch_px: tuple[int, int], tokens: int, prefix: int, budget_s: float = BUDGET_S
+) -> dict[str, Any]:
+    """Decode pictures, evenly spread, as far as the budget goes, and count.
+
+    `tokens` are those of a picture of the images' resolution, `prefix` of them before its patches.
+    """
+    ends = time.perf_counter() + budget_s
+    sizes: Counter[tuple[int, int]] = Counter()
+    left_out: list[dict[str, str]] = []
+    for place in _spread(len(images)):
+        if time.perf_counter() > ends and sizes.total() + len(left_out):
+            break
+        path = images.paths[place]
+        try:
+            width, height = read_picture(path).size
+        except ImagesError as error:
+            left_out.append({"file": images.name_of(place), "why": str(error)})
+            continue
+        sizes[height, width] += 1
+    area = images.resolution[0] * images.resolution[1]
+
+    def row(size: tuple[int, int]) -> dict[str, Any]:
+        fitting = [max(1, round(s / p)) * p for s, p in zip(size, patch_px, strict=True)]
+        own = prefix + round((tokens - prefix) * fitting[0] * fitting[1] / area)
+        return {"size": list(size), "pictures": sizes[size], "fitting": fitting, "tokens": own}
+
+    by_area = sorted(sizes, key=lambda size: size[0] * size[1])
+    return {
+        "folder": str(images.folder),
+        "files": len(images),
+        "decoded": sizes.total() + len(left_out),
+        "usable": sizes.total(),
+        "left_out": left_out[:NAMED],
+        "left_out_count": len(left_out),
+        "smallest": row(by_area[0]) if by_area else None,
+        "largest": row(by_area[-1]) if by_area else None,
+        "most_common": [row(size) for size, _ in sizes.most_common(SHOWN)],
+        "enlarged": sum(
+            count for size, count in sizes.items()
+            if size[0] < images.resolution[0] or size[1] < images.resolution[1]
+        ),
+    }  # fmt: skip
+
+
+def _spread(count: int) -> list[int]:
+    """All places, so ordered that the first few are spread over the whole set."""
+    step = 1
+    while step * step < count:
+        step += 1
+    return [place for first in range(step) for place in range(first, count, step)]
+
+
+def folder_of(images: Any, resolution: tuple[int, int]) -> ImageFolder:
+    """The pictures of a folder; ImagesError if there is none in it."""
+    return ImageFolder(Path(images), resolution)
