@@ -1,6 +1,7 @@
 """The encoder, with no engine in it: decode, policy of sizes, run, pool, emit."""
 
 import hashlib
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -114,19 +115,21 @@ class Encoder:
         return final | {f"tap{layer}": self.family.dim(blocks[layer]) for layer in self.settings.taps}
 
     def map_values(self, grid: Grid) -> int:
-        """Numbers in all maps of a picture of this grid, at most: pyramids have fewer."""
+        """Numbers in all maps of a picture of this grid, counted on a black one."""
         if "maps" not in self.outputs:
             return 0
-        blocks = self.family.blocks(self.model)
-        widths = [self.family.dim(blocks[layer]) for layer in (len(blocks) - 1, *self.settings.taps)]
-        return grid[0] * grid[1] * sum(widths)
+        height, width = (side * patch for side, patch in zip(grid, self.patch_px, strict=True))
+        found = self(torch.zeros(1, len(self.loaded.mean), height, width), grid)
+        return sum(value.numel() for value in found.values() if value.ndim == 4)
 
 
 def shaped(tokens: Tensor, grid: Grid) -> Tensor:
-    """(b, rows, columns, c) of (b, n, c); in a pyramid rows and columns are divided alike."""
-    step = round((grid[0] * grid[1] / tokens.shape[1]) ** 0.5)
-    rows, columns = -(-grid[0] // step), -(-grid[1] // step)
-    return tokens.reshape(len(tokens), rows, columns, -1)
+    """(b, rows, columns, c) of (b, n, c); a pyramid is finer or coarser by a power of two."""
+    for power in (0, 1, -1, 2, -2, 3, -3):
+        rows, columns = (ceil(side * 2.0**power) for side in grid)
+        if rows * columns == tokens.shape[1]:
+            return tokens.reshape(len(tokens), rows, columns, -1)
+    raise PlanError(f"{tokens.shape[1]} tokens are no map of {name(grid)} patches: leave maps out")
 
 
 def _refused(error: Exception, batch: int, shape: torch.Size) -> str:

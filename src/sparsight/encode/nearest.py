@@ -32,7 +32,7 @@ def neighbours(
     index, which is made at first and kept in the sink; what it finds is nearly always the same.
     """
     opened = open_sink(folder)
-    names = list(opened.facts["widths"])
+    names = opened.facts["vectors"]
     if column is not None and column not in names:
         raise SparsightError(f"{folder} has no vector {column!r}: it has {', '.join(names) or 'none'}")
     if not names:

@@ -44,7 +44,7 @@ def prepared(ledger: Ledger, encoder: Encoder, job: Job, listing: Any, how: How)
     ledger.begin(
         {
             "features": encoder.facts, "format": job.format, "source": source,
-            "settings": encoder.settings.model_dump(mode="json"), "widths": encoder.widths(),
+            "settings": encoder.settings.model_dump(mode="json"), "vectors": list(encoder.widths()),
         }
     )  # fmt: skip
     found = news(ledger, listing)

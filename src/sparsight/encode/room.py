@@ -16,16 +16,13 @@ PART_PICTURES, PART_MAP_BYTES = (
 
 def map_bytes(encoder: Encoder) -> int:
     """All maps of one picture, at most."""
-    size, side = encoder.loaded.resolution, encoder.settings.max_tokens
-    grid = (side or 1, 1)
-    if size:
+    if (size := encoder.loaded.resolution) is not None:
         grid = (size[0] // encoder.patch_px[0], size[1] // encoder.patch_px[1])
-    return encoder.map_values(grid) * MAP_BYTES[encoder.settings.map_dtype]
-
-
-def picture_bytes(encoder: Encoder) -> int:
-    """Everything of one picture, at most."""
-    return map_bytes(encoder) + 4 * sum(encoder.widths().values()) + FACTS_BYTES
+        values = encoder.map_values(grid)
+    else:
+        assert encoder.settings.max_tokens is not None
+        values = encoder.map_values((1, 1)) * encoder.settings.max_tokens
+    return values * MAP_BYTES[encoder.settings.map_dtype]
 
 
 def part_size(encoder: Encoder) -> int:
@@ -38,14 +35,16 @@ def check_room(encoder: Encoder, pictures: int, folder: Path) -> str:
 
     Where each picture has its own size only the most that they can take is known, and nothing refused.
     """
-    most, free = pictures * picture_bytes(encoder), shutil.disk_usage(folder).free
+    maps = pictures * map_bytes(encoder)
+    most = maps + pictures * (4 * sum(encoder.widths().values()) + FACTS_BYTES)
+    free = shutil.disk_usage(folder).free
     if encoder.loaded.resolution and most > free:
         raise SparsightError(
             f"{pictures:,} pictures would take up to {readable(most)} and {folder} has {readable(free)} "
             "free: leave maps out, give a smaller --resolution, or another --out"
         )
-    maps = f", {readable(pictures * map_bytes(encoder))} of them maps" if map_bytes(encoder) else ""
-    return f"{pictures:,} pictures to encode; they will take at most {readable(most)}{maps}"
+    of_maps = f", {readable(maps)} of them maps" if maps else ""
+    return f"{pictures:,} pictures to encode; they will take at most {readable(most)}{of_maps}"
 
 
 def readable(count: float) -> str:
