@@ -62,7 +62,7 @@ def _kinds(function: Callable[..., Any]) -> "dict[str, TypeAdapter[Any]]":
             continue
         alone = SimpleNamespace(__annotations__={name: parameter.annotation})
         try:
-            declared = get_type_hints(alone, function.__globals__)[name]
+            declared = get_type_hints(alone, function.__globals__, include_extras=True)[name]
             found[name] = TypeAdapter(declared, config=ConfigDict(arbitrary_types_allowed=True))
         except (NameError, TypeError, SchemaError, PydanticUserError):
             continue  # a type that is known to type checkers alone, or a protocol
