@@ -23,6 +23,8 @@ WRONG = {
     "NaN": lambda m, p: sparsight.optimize(m, p, SVE, max_error=float("nan")),
     "a folder": lambda m, p: sparsight.load(3),
     "a place": lambda m, p: sparsight.save(sparsight.Plan(methods=(SVE,)), [1]),
+    "a plan": lambda m, p: sparsight.measure(m, b"x"),
+    "names": lambda m, p: sparsight.compare(m, p, methods=sparsight.Plan(methods=(SVE,))),
     "text": lambda m, p: sparsight.Plan.from_json(3),
     "a budget": lambda m, p: sparsight.Budget(speedup=float("nan")),
     "a fraction": lambda m, p: sparsight.SVE(keep=2),

@@ -69,7 +69,7 @@ def harmed(rng: random.Random, data: Path, layout: str, harm: str, void: int) ->
     elif harm == "notes":
         (truths / "README.txt").write_text("labels")
     elif harm == "16 bit":
-        Image.fromarray(array.astype(np.uint16)).save(label)
+        Image.fromarray((array if array.ndim == 2 else array[..., 0]).astype(np.uint16)).save(label)
     elif harm == "float":
         Image.fromarray(array[..., 0] / 1 if array.ndim > 2 else array.astype(np.float32)).convert(
             "F"

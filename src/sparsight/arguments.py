@@ -51,7 +51,7 @@ def _kinds(function: Callable[..., Any]) -> "dict[str, TypeAdapter[Any]]":
     """By the names of parameters, what checks them; of those that can be checked."""
     from typing import get_type_hints
 
-    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+    from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
     from pydantic_core import SchemaError
 
     found = {}
@@ -63,7 +63,9 @@ def _kinds(function: Callable[..., Any]) -> "dict[str, TypeAdapter[Any]]":
         alone = SimpleNamespace(__annotations__={name: parameter.annotation})
         try:
             declared = get_type_hints(alone, function.__globals__, include_extras=True)[name]
-            found[name] = TypeAdapter(declared, config=ConfigDict(arbitrary_types_allowed=True))
+            plain = isinstance(declared, type) and issubclass(declared, BaseModel)  # has its own
+            config = None if plain else ConfigDict(arbitrary_types_allowed=True)
+            found[name] = TypeAdapter(declared, config=config)
         except (NameError, TypeError, SchemaError, PydanticUserError):
             continue  # a type that is known to type checkers alone, or a protocol
     return found

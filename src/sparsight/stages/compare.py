@@ -49,7 +49,7 @@ def compare(
     model: nn.Module,
     images: Any,
     plans: Sequence[Plan] = (),
-    methods: Iterable[str] = (),
+    methods: Sequence[str] | set[str] = (),
     repeats: Count = 7,
     max_images: Count = 8,
     module: str | None = None,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
+from sparsight.families.handed import check_is_model
 from sparsight.images import Images, Wanted, normal_of, pictures_of
 
 
@@ -32,6 +33,7 @@ def check_takes(model: nn.Module, resolution: tuple[int, int], channels: int = 3
 
 def wanted_by(model: nn.Module, size: tuple[int, int] | None = None) -> Wanted:
     """What `model` says of the pictures it takes: timm's models know their size and normalisation."""
+    check_is_model(model)
     cfg = getattr(model, "pretrained_cfg", None) or {}
     own = getattr(getattr(model, "patch_embed", None), "img_size", None)
     said = [cfg.get(name) for name in ("mean", "std")]
