@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -28,8 +29,6 @@ def test_a_failure_keeps_what_was_there(tmp_path):
 def test_a_full_disk_is_one_sentence():
     if not os.path.exists("/dev/full"):
         pytest.skip("this system has no /dev/full, which is always full")
-    from pathlib import Path
-
     with pytest.raises(SparsightError, match=r"cannot write /dev/full: .*No space left"):
         write_text(Path("/dev/full"), "x" * 100_000)
     assert stat.S_ISCHR(os.stat("/dev/full").st_mode)  # the device was written to, not replaced
@@ -71,10 +70,14 @@ def test_places_for_files_are_refused_before_the_work(tmp_path):
     file.write_text("")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for place in (tmp_path, file / "a.json", tmp_path / "loop" / "a.json"):
-        with pytest.raises(SparsightError, match=r"is a folder|no folder one may write in"):
+        with pytest.raises(SparsightError, match=r"is a folder|cannot write"):
             check_place(place)
+    with pytest.raises(SparsightError, match="zero byte"):
+        check_place(tmp_path / "a\0b")
+    check_place(Path("/dev/null"))
+    before = set(tmp_path.iterdir())
     check_place(tmp_path / "new" / "deep" / "a.json")
-    assert not (tmp_path / "new").exists()
+    assert set(tmp_path.iterdir()) == before
     write_text(tmp_path / "loop", "new")  # a link in circles names no file: it is replaced
     assert (tmp_path / "loop").read_text() == "new"
 

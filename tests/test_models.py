@@ -588,6 +588,17 @@ def test_a_folder_whose_normalisation_is_none_is_refused(source, mean):
         load_model(source[0], SIZE)
 
 
+def test_a_folder_of_timm_with_sizes_below_nothing_is_refused(source):
+    from pathlib import Path
+
+    config = Path(source[0]) / "config.json"
+    content = json.loads(config.read_text())
+    content["model_args"]["num_heads"] = -1
+    config.write_text(json.dumps(content))
+    with pytest.raises(SparsightError, match="model_args has num_heads -1, below 0"):
+        load_model(source[0], SIZE)
+
+
 def test_a_model_with_nan_in_its_weights_is_refused_by_analyze():
     model = make_model("augreg")
     model.blocks[1].mlp.fc1.weight.data[0, 0] = float("nan")

@@ -13,6 +13,7 @@ import sparsight
 from sparsight.attach import applied, as_plan
 from sparsight.errors import ImagesError
 from sparsight.methods import METHODS, method_named
+from sparsight.run import weights_file
 from sparsight.stages import complete as completing
 from sparsight.stages import optimize as optimizing
 from sparsight.stages import timing
@@ -276,6 +277,27 @@ def test_an_unfinished_run_that_is_damaged_is_one_sentence(unfinished, damage):
     with pytest.raises(sparsight.PlanError, match=r"is damaged .*: remove it to start again") as caught:
         optimized("early-exit", unfinished)
     assert "\n" not in str(caught.value)
+
+
+def test_a_changed_state_of_an_unfinished_run_is_refused(unfinished):
+    file = unfinished / UNFINISHED / "plan.json"
+    content = json.loads(file.read_text())
+    content["data"]["recipe"][UNFINISHED]["found"]["analysis"]["tokens"] += 1
+    text = json.dumps(content)
+    next(file.parent.glob("weights-*")).rename(file.parent / weights_file(text))
+    file.write_text(text)
+    with pytest.raises(sparsight.PlanError, match="what it found was changed"):
+        optimized("early-exit", unfinished)
+
+
+def test_a_refusal_in_a_step_leaves_no_run_that_stands_in_the_way(tmp_path):
+    """Too few tokens for a map are known in the third step; the next call has more."""
+    model, images = scene("early-exit")
+    few = sparsight.EarlyExit(keep=0.99)
+    with pytest.raises(sparsight.PlanError, match="cannot be fitted"):
+        sparsight.optimize(model, images[:1], few, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert optimized("early-exit", tmp_path) == whole("early-exit")
 
 
 class Counted:

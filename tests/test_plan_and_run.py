@@ -117,6 +117,14 @@ def test_a_plan_for_another_model_is_refused_precisely():
     sparsight.apply(make_model("augreg").bfloat16(), plan)  # the same weights in another dtype fit
 
 
+def test_a_plan_with_samples_of_fewer_blocks_is_damaged():
+    model = make_model("augreg")
+    plan = full_plan(model)
+    fewer = plan.model.model_copy(update={"weight_samples": plan.model.weight_samples[:-1]})
+    with pytest.raises(sparsight.PlanError, match="has samples of 3 blocks of 4"):
+        sparsight.apply(model, plan.with_(model=fewer))
+
+
 def test_tensors_that_do_not_fit_are_refused_by_name():
     model = make_model("augreg")
     plan = full_plan(model)

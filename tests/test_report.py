@@ -291,6 +291,21 @@ def test_before_a_plan_no_layer_is_called_sparse(run, tmp_path):
     assert [series.name for series in chart.series] == ["stays dense"]
 
 
+@pytest.mark.parametrize("setting", [3, ["s"], {"a": 1}])
+def test_a_result_of_another_kind_is_one_sentence_and_no_page(tmp_path, setting):
+    protocol = {"machine": "m", "dtype": "float32", "threads": 2, "versions": {"torch": "2"}}
+    row = {
+        "method": "sve", "setting": setting, "latency_ms": 1.0, "speedup": 2.0, "quality": 0.5,
+        "quality_name": "mIoU", "relative_error": 0.1, "relative_error_worst": 0.2,
+    }  # fmt: skip
+    rows = [row | {"method": "dense"}, row]
+    write_json(tmp_path / "compare.json", {"protocol": protocol, "rows": rows})
+    with pytest.raises(SparsightError, match="is not what this version writes") as refused:
+        write_report(tmp_path / "compare.json")
+    assert len(str(refused.value)) <= 300
+    assert [path.name for path in tmp_path.iterdir()] == ["compare.json"]
+
+
 def test_settings_side_by_side_have_their_quality(tmp_path):
     protocol = {"machine": "m", "dtype": "float32", "threads": 2, "versions": {"torch": "2"}}
     same = {"quality_name": "mIoU", "relative_error": 0.1, "relative_error_worst": 0.2}

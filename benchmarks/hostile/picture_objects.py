@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import sparsight
 
-# Forms whose answer is not that of the plain pictures: others, fewer, or of the model's size (PIL).
+# Forms whose answer is not that of the plain pictures: others, fewer, in no order, of the model's size.
 UNLIKE = (
     "NaN",
     "one odd",
@@ -29,6 +29,7 @@ UNLIKE = (
     "bool",
     "model",
     "PIL",
+    "set",
 )
 PLAN = sparsight.SVE(layers=(1,), min_tokens=0)
 

@@ -16,6 +16,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     If anything fails (a full disk, an interrupt), what stood at `path` before is still there and
     nothing half-written is left behind.  A link is followed; a device or pipe is written to directly.
     """
+    if "\0" in str(path):
+        raise SparsightError(f"{path} is no name of a file: it holds a zero byte")
     special = path.exists() and not path.is_file()
     path = path if special else Path(os.path.realpath(path))  # unlike `resolve`, not at odds with loops
     temporary = path if special else path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -70,9 +72,17 @@ def _is_running(process: int) -> bool:
 
 
 def check_place(file: Path) -> None:
-    """Refuse a place for a file where there is a folder or nothing can be written; makes nothing."""
+    """Refuse a place for a file where there is a folder or nothing can be written; leaves nothing."""
     if file.is_dir():
         raise SparsightError(f"{file} is a folder, and a file is to be written: name one in it")
-    above = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise SparsightError(f"cannot write {file}: {above} is no folder one may write in")
+    if file.exists() and not file.is_file():  # a device or pipe
+        return
+    missing = [folder for folder in file.absolute().parents if not os.path.lexists(folder)]
+    try:
+        probe = file.with_name(f".{file.name[:100]}.{os.getpid()}.probe")
+        write_text(probe, "")
+        probe.unlink()
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it was not made
+                folder.rmdir()

@@ -57,6 +57,11 @@ def check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
                 f"the plan was made for another model: {name.replace('_', ' ')} "
                 f"{getattr(planned, name)!r} there, {getattr(actual, name)!r} here"
             )
+    if len(planned.weight_samples) != planned.depth:
+        raise PlanError(
+            f"the plan is damaged: it has samples of {len(planned.weight_samples)} blocks of "
+            f"{planned.depth}"
+        )
     for layer, (one, two) in enumerate(zip(planned.weight_samples, actual.weight_samples, strict=True)):
         scale = max(map(abs, one), default=0.0)
         if len(one) != len(two) or any(

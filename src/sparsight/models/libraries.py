@@ -111,6 +111,10 @@ def type_of_folder(folder: Path, config: dict[str, Any]) -> str | None:
                 f"{folder}/config.json names neither a model_type (transformers) nor an architecture "
                 "(timm): write it with save_pretrained or save_for_hf"
             )
+        sizes = config.get("model_args") or {}
+        for name, value in sizes.items() if isinstance(sizes, dict) else ():
+            if isinstance(value, int | float) and value < 0:
+                raise SparsightError(f"{folder}/config.json: model_args has {name} {value}, below 0")
         return None
     transformers = import_transformers()
     if isinstance(kind, str) and kind in transformers.models.auto.configuration_auto.CONFIG_MAPPING:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.files import check_writable, write_json, write_text
+from sparsight.files import check_place, check_writable, write_json, write_text
 from sparsight.report.answer import answer_of
 from sparsight.report.chart import Chart
 from sparsight.report.charts import charts_of
@@ -25,9 +25,18 @@ def write_report(place: Path, figures: Path | None = None, data: Path | None = N
     run = read_run(place)
     if figures is not None:
         check_writable(figures)
-    charts = charts_of(run)
+    if data is not None:
+        check_place(data)
     path = place / REPORT_FILE if place.is_dir() else place.with_suffix(".html")
-    write_text(path, page(run, charts))
+    try:
+        charts = charts_of(run)
+        text = page(run, charts)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise SparsightError(
+            f"a result in {place} is not what this version writes ({type(error).__name__}: {error}): "
+            "make it anew, or remove it"
+        ) from error
+    write_text(path, text)
     if data is not None:
         write_json(data, as_json(run, charts))
     if figures is not None:

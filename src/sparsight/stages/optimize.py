@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from torch import nn
 from sparsight.arguments import checked
 from sparsight.attach import as_plan
 from sparsight.data import Count
-from sparsight.errors import PlanError
+from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable, write_json
 from sparsight.fit import named_shapes, resolve, with_layers
@@ -92,7 +92,14 @@ def optimize(
     plan = _draft(bench, method, source)
     if module:
         plan = plan.with_(recipe=plan.recipe | {"module": module})
-    plan = run_steps(bench, plan)
+    resumable = () if folder is None else (UNFINISHED, *CHECKPOINTS)
+    known = {name for name in resumable if (Path(folder or "") / name).exists()}
+    try:
+        plan = run_steps(bench, plan)
+    except (PlanError, NotFiniteError):
+        # The same call would end so again, and no other could go on from here.
+        _forget(folder, [name for name in resumable if name not in known])
+        raise
     if folder:
         for name, file in FOUND_FILES.items():
             if name in bench.found:
@@ -100,10 +107,17 @@ def optimize(
         if "losses" in bench.found:
             write_json(folder / LOSSES_FILE, bench.found["losses"])
         save_plan(plan, folder)
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        for name in CHECKPOINTS:
-            (folder / name).unlink(missing_ok=True)
+        _forget(folder, resumable)
     return plan
+
+
+def _forget(folder: Path | None, names: Iterable[str]) -> None:
+    """Remove what an interrupted run would go on from."""
+    for place in (folder / name for name in names if folder):
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
 
 
 def run_steps(bench: Bench, plan: Plan) -> Plan:
@@ -122,6 +136,7 @@ def run_steps(bench: Bench, plan: Plan) -> Plan:
         if bench.folder:
             # In one file, so that no interrupt leaves a plan of one step and the state of another.
             state = {"recipe": recipe, "done": done, "found": bench.found}
+            state["digest"] = _digest(done, bench.found)
             unfinished = plan.with_(recipe=plan.recipe | {UNFINISHED: state})
             save_plan(unfinished, bench.folder / UNFINISHED)
     used, skipped = bench.counted()
@@ -134,6 +149,12 @@ def run_steps(bench: Bench, plan: Plan) -> Plan:
     return plan.with_(recipe=plan.recipe | found)
 
 
+def _digest(done: list[str], found: dict[str, Any]) -> str:
+    """Tells whether the state of an unfinished run is as it was saved."""
+    state = json.loads(json.dumps([done, found]))  # as it comes back
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+
 def _resumed(bench: Bench, plan: Plan, recipe: str) -> tuple[list[str], Plan]:
     """The steps that are done, and the plan they have made."""
     folder = bench.folder / UNFINISHED if bench.folder else None
@@ -143,6 +164,8 @@ def _resumed(bench: Bench, plan: Plan, recipe: str) -> tuple[list[str], Plan]:
         plan = load(folder)
         state = plan.recipe[UNFINISHED]
         theirs, done, found = state["recipe"], list(state["done"]), dict(state["found"])
+        if state["digest"] != _digest(done, found):
+            raise ValueError("what it found was changed")
     except (PlanError, KeyError, TypeError, ValueError) as error:
         raise PlanError(f"{folder} is damaged ({error}): remove it to start again") from None
     if theirs != recipe:
