@@ -137,11 +137,9 @@ def make(rng: random.Random, place: Path) -> Case:
         off = ((found - features(wanted)).norm() / features(wanted).norm()).item()
         return "" if off <= CODES[dtype] else f"features are {off:.3f} off"
 
-    must: Any = {True: "", False: "refuse", None: ""}[stays]
+    must: Any = {True: "work", False: "refuse", None: ""}[stays]
     if damage:
         must = "" if damage == "flipped" else "refuse"
-    elif name == "same" and prefix == "":
-        must = "work"
     what = f"{name}, prefix {prefix!r}, {dtype}, {damage or 'whole'}"
     return Case(what, call, flaw, must, lambda: files(place))
 

@@ -51,5 +51,10 @@ SAFE = {  # a right command of each verb; the sizes keep it short
         "--rank", "1"),
     "scenes": ("--out", "out", "--layout", "camvid", "--resolution", "32", "--train", "1", "--val", "1"),
     "report": ("run",),
+    "doctor": ("model", "--resolution", "32", "--images", "pictures"),
+    "encode": ("model", "--images", "pictures", "--resolution", "32", "--out", "out", "--format",
+        "webdataset", "--threads", "1", "--readers", "1", "--device", "cpu"),
 }  # fmt: skip
+OTHERWISE = ("run", "pictures/0.png")  # of a verb that has none
+NEVER = ("ray", "actors")  # start a cluster
 SKIPPED = ("explore", "demo")  # a page that runs until it is stopped; minutes
