@@ -334,6 +334,17 @@ def test_any_name_of_a_folder_is_worked_on_shown_and_kept(run, checkpoint, image
     assert "caf\ufffd" in (tmp_path / COMMAND_FILE).read_text(encoding="utf-8")
 
 
+def test_a_folder_of_nothing_but_damaged_files_is_told_before_anything_is_written(
+    run, checkpoint, images, tmp_path
+):
+    for path in images.iterdir():
+        path.write_bytes(b"broken")
+    out = tmp_path / "run"
+    code, _, err = run("optimize", checkpoint, "--images", images, "--resolution", "64", "--out", out)
+    assert (code, out.exists()) == (1, False)
+    assert "none of the 3 images can be read: cannot read" in err
+
+
 def test_bad_images_are_counted(run, checkpoint, images):
     (images / "1.png").write_bytes(b"broken")
     code, _, err = run("analyze", checkpoint, "--images", images, "--resolution", "64")

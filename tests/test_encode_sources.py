@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 
 import numpy as np
@@ -125,20 +126,26 @@ def test_a_source_is_the_same_pictures_in_another_form(made, tmp_path, lay):
     assert pictures_of(opened, ids[:1])[ids[0]] == picture_bytes(0)
 
 
-def test_a_shard_that_changes_stops_the_run(made, tmp_path, monkeypatch):
+@pytest.mark.parametrize("half", [False, True], ids=["whole", "half-written"])
+def test_a_shard_that_changes_stops_the_run(made, tmp_path, monkeypatch, half):
     run, images, _ = made
     place = as_bytes(images, tmp_path)
+    parquet.write_table(table(images, jpg=[b""] * COUNT), other := tmp_path / "other")
     usual = Ledger.mark
 
     def meanwhile(ledger, part, tally):
         usual(ledger, part, tally)
-        parquet.write_table(table(images, jpg=[b""] * COUNT), place)
+        if half:
+            place.write_bytes(other.read_bytes()[:100])
+        elif other.exists():  # a part that was read before may be marked after it
+            os.replace(other, place)
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "mark", meanwhile)
         with pytest.raises(SparsightError, match="changed while it was read; what was encoded is kept"):
             encode(run, place, tmp_path / "sink")
-    with pytest.raises(ImagesError, match="changed since they were encoded"):
+    again = "cannot be read" if half else "changed since they were encoded"
+    with pytest.raises(ImagesError, match=again):
         encode(run, place, tmp_path / "sink")
 
 

@@ -57,7 +57,7 @@ def open_model(
 ) -> tuple[Any, Any]:  # fmt: skip
     """The loaded model and its pictures, after the cheap checks."""
     from sparsight.families import encoder_in
-    from sparsight.images import ImageFolder, parse_resolution
+    from sparsight.images import ImageFolder, Reader, parse_resolution
     from sparsight.stages.pictures import check_takes
 
     size = parse_resolution(resolution)
@@ -65,6 +65,7 @@ def open_model(
     loaded = loaded_model(model, size, pretrained, checkpoint)
     check_takes(encoder_in(loaded.model, module), size, len(loaded.mean))
     pictures.mean, pictures.std = loaded.mean, loaded.std
+    Reader(pictures).read(0)  # a folder of nothing but damaged files is told before anything is written
     return loaded, pictures
 
 

@@ -50,16 +50,16 @@ def encode(
     source, folder = source_of(os.fspath(images), column, id_column), Path(out)
     ledger = Ledger(folder)
     sink_at(folder, how.format, how.maps)
-    with ledger.locked() if share.leads else nullcontext():
-        listing = table_of(islice(source.records(), how.limit), source.place)
-        if share.device:
-            settings = settings.model_copy(update={"device": share.device})
-        encoder = Encoder(settings)
+    listing = table_of(islice(source.records(), how.limit), source.place)
+    if share.device:
+        settings = settings.model_copy(update={"device": share.device})
+    encoder = Encoder(settings)
+    if how.compare_dense:
+        check_comparable(encoder)
+    job = Job(settings, source, folder, how.format, how.maps, readers_of(how, encoder))
+    with ledger.locked() if share.leads else nullcontext():  # what is refused above leaves no trace
         for note in notes(source, encoder):
             say(note)
-        if how.compare_dense:
-            check_comparable(encoder)
-        job = Job(settings, source, folder, how.format, how.maps, readers_of(how, encoder))
         if share.leads:
             parts = prepared(ledger, encoder, job, listing, how)
         share.wait()

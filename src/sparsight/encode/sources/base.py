@@ -48,22 +48,31 @@ class Source:
         """
         path = self.root / os.fsdecode(record.file)
         try:
-            status = path.stat()
-            if status.st_mtime_ns != record.stamp:
-                if self.single:
-                    raise UnreadError("changed after it was listed")
-                raise SparsightError(
-                    f"{path} changed while it was read; what was encoded is kept: put the file back, or "
-                    "encode into another sink"
-                )
+            self._check_same(path, record)
             return self.bytes_of(path, record)
-        except OSError as error:
+        except UnreadError:
+            raise
+        except (OSError, ImagesError) as error:
+            if path.exists():  # half-written by whoever changes it now
+                self._check_same(path, record)
+            why = getattr(error, "strerror", None) or str(error)
             if not self.single or not self.root.exists():
                 raise SparsightError(
-                    f"{path} cannot be read ({error.strerror or error}); what was encoded is kept, and "
-                    "the same command goes on from there"
+                    f"{path} cannot be read ({why}); what was encoded is kept, and the same command goes "
+                    "on from there"
                 ) from None
-            raise UnreadError(f"cannot be read: {error.strerror or error}") from None
+            raise UnreadError(f"cannot be read: {why}") from None
+
+    def _check_same(self, path: Path, record: Record) -> None:
+        """The file is still what was listed."""
+        if path.stat().st_mtime_ns == record.stamp:
+            return
+        if self.single:
+            raise UnreadError("changed after it was listed")
+        raise SparsightError(
+            f"{path} changed while it was read; what was encoded is kept: put the file back, or "
+            "encode into another sink"
+        )
 
     def file_of(self, path: Path) -> bytes:
         """How the listing names a file."""
