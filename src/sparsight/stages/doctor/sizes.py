@@ -14,7 +14,7 @@ from sparsight.stages.doctor.ways import Way
 from sparsight.stages.measure import name
 
 SIDES = (16, 24, 32, 48)  # patches: 256 to 2304 tokens of a plain ViT
-SHARE = 0.3  # of the budget, for all sizes
+SHARE = 0.2  # of the budget, for all sizes
 
 
 def by_size(
