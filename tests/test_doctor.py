@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import time
 
 import numpy as np
 import pytest
@@ -240,14 +241,29 @@ def test_pictures_that_there_is_no_time_for_are_said_to_be_left(tmp_path):
 
 
 def test_nothing_is_begun_that_does_not_fit_into_the_budget():
-    clock, ran = Clock(1.0, torch.device("cpu")), []
-    clock.rate = 1.0  # GFLOPs a second, so that the first arm is said to take two
-    assert clock.time({"dense": lambda: ran.append(1)}, {"dense": 2.0}, 1.0) is None
+    """The first arm says it does one GFLOP and takes 10 ms: 100 GFLOPs a second."""
+    device, ran = torch.device("cpu"), []
+
+    def arm(name):
+        def run():
+            ran.append(name)
+            time.sleep(0.01)
+
+        return run
+
+    arms = {"dense": arm("dense"), "sparse": arm("sparse")}
+    clock = Clock(1.0, device)
+    clock.rate = 0.5  # so that the first is said to take two seconds
+    assert clock.time(arms, {"dense": 1.0, "sparse": 1.0}, 1.0) == {}
     assert not ran
-    found = clock.time({"dense": lambda: ran.append(1)}, {"dense": 0.1}, 0.5)
-    assert found is not None
-    assert len(ran) == 4  # half a second, 0.1 each: one warms up
-    assert Clock(0, torch.device("cpu")).time({"dense": lambda: None}, {"dense": 1.0}, 1.0) is None
+    clock = Clock(1.0, device)
+    assert clock.time(arms, {"dense": 1.0, "sparse": 1000.0}, 1.0).keys() == {"dense"}
+    assert set(ran) == {"dense"}
+    assert 0 < clock.rate <= 100  # on a busy machine less
+    clock = Clock(60.0, device)
+    assert clock.time(arms, {"dense": 1.0, "sparse": 1.0}, 1.0).keys() == {"dense", "sparse"}
+    assert ran.count("sparse") == 6  # one warms up
+    assert Clock(0, device).time(arms, {"dense": 1.0, "sparse": 1.0}, 1.0) == {}
 
 
 def test_without_time_it_tells_what_it_counted(monkeypatch):

@@ -111,13 +111,10 @@ def time_kinds(
     rest = sum(sum(gflops.values()) for _, _, gflops, _ in plans)
     for kind, arms, gflops, keys in plans:
         found = clock.time(arms, gflops, share=sum(gflops.values()) / rest)
-        if found is None:  # at least the dense one
-            found = clock.time({"dense": arms["dense"]}, gflops, share=kind.gflops / rest)
         rest -= sum(gflops.values())
-        if found is not None:
-            kind.ms = found.pop("dense")
-            timed.probes |= {keys[name]: ms for name, ms in found.items() if name in keys}
-            timed.others |= {name: ms for name, ms in found.items() if name not in keys}
+        kind.ms = found.pop("dense", None)
+        timed.probes |= {keys[name]: ms for name, ms in found.items() if name in keys}
+        timed.others |= {name: ms for name, ms in found.items() if name not in keys}
     timed.saved = {
         way.name: sum(
             (kinds[key[0]].ms or 0) - timed.probes[way.name, key] for _, key in _changed(way, kinds)

@@ -45,7 +45,7 @@ def by_size(
         left = clock.left
         share = (left - reserve) / left / (len(SIDES) - number) if left > reserve else 0.0
         found = clock.time(arms, gflops, share, f"Timing a block at {name(size)}")
-        if found is not None:
+        if len(found) == len(arms):
             rows.append({"tokens": done.calls[layer].tokens, "picture": list(size), "ms": found})
     return rows
 
