@@ -36,7 +36,8 @@ def test_every_kind_of_wrong_argument_is_one_sentence(name, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     model = make_model("augreg")
     pictures = list(make_images(model))
-    with pytest.raises(sparsight.ArgumentError) as refused:
+    kind = sparsight.UnsupportedModelError if name in ("a model", "a class") else sparsight.ArgumentError
+    with pytest.raises(kind) as refused:
         WRONG[name](model, pictures)
     text = str(refused.value)
     assert 0 < len(text) <= LONGEST

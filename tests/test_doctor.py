@@ -90,6 +90,15 @@ def test_the_model_is_as_it_was_and_the_result_plain_data_of_a_steady_layout(cas
     assert torch.equal(torch.get_rng_state(), random)
 
 
+def test_blocks_of_several_kinds():
+    """The block where tokens leave is of another kind than most: those after it cannot run alone."""
+    model = make_model("augreg", depth=6)
+    model.blocks[2].mlp = timm.layers.Mlp(48, 96)
+    found = sparsight.doctor(model, 96)
+    assert {len(kind["layers"]) for kind in found["dense"]["blocks"]} == {1, 5}
+    assert found["verdict"]["worth"] in ("yes", "little", "no", "unknown")
+
+
 def test_hooks_on_the_model_hear_nothing():
     heard, model = [], make_model("augreg", depth=3)
     model.blocks[1].attn.register_forward_hook(lambda *args: heard.append(1))

@@ -5,18 +5,18 @@ import sys
 
 import pytest
 import torch
-from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from sparsight.cli import app
 from sparsight.errors import SparsightError
+from sparsight.methods import SVE
 
 VERB = "sparsight.models.load_model"  # what the verb does first
 
 
 def inside(package, source):
     """A function of `package` that does what `source` says."""
-    names = {"__name__": f"{package}.inside", "torch": torch, "BaseModel": BaseModel}
+    names = {"__name__": f"{package}.inside", "torch": torch, "SVE": SVE}
     exec(f"def call(*args):\n    {source}", names)
     return names["call"]
 
@@ -63,9 +63,9 @@ ENDINGS = {  # what is raised, where -> exit code, and what is said
         inside("sparsight", "torch.empty(10**15)"), 1, "out of memory: take a lower resolution",
     ),
     "settings out of range": (
-        inside("sparsight", "type('S', (BaseModel,), {'__annotations__': {'keep': int}})(keep='x')"),
+        inside("sparsight", "SVE(keep='x')"),
         1,
-        "sparsight: keep: Input should be",
+        "sparsight: SVE: keep: Input should be",
     ),
     "interrupted": (inside("sparsight", "raise KeyboardInterrupt"), 130, "sparsight: interrupted"),
 }  # fmt: skip

@@ -243,3 +243,29 @@ def test_the_verbs_take_a_loader(tmp_path, monkeypatch):
     found = sparsight.compare(MODEL, loader, methods=["tome"], repeats=1, max_images=2)
     assert found["protocol"]["images"] == 2
     assert found["skipped"] == []
+
+
+class NoLength(list):
+    def __len__(self):
+        return -1
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ([tensor.to("meta") for tensor in TENSORS], "without values or sparse"),
+        ([tensor.to_sparse() for tensor in TENSORS], "without values or sparse"),
+        ([tensor[:, :0] for tensor in TENSORS], "not a multiple"),
+        (NoLength(TENSORS), "have no length"),
+    ],
+    ids=["meta", "sparse", "no pixels", "negative length"],
+)
+def test_what_has_no_values_or_no_length_is_refused(given, reason):
+    with pytest.raises(ImagesError, match=reason):
+        pictures_for(MODEL, given, 4)
+
+
+@pytest.mark.parametrize("std", [(0.5, 0.5), (0.5, 0.5, 0.0), ("a", "b", "c"), (None,) * 3, 0.5])
+def test_a_model_whose_configuration_cannot_normalise_is_refused(std):
+    with pytest.raises(ImagesError, match="do not normalise"):
+        pictures_for(small(std=std), TENSORS, 4)

@@ -553,3 +553,43 @@ def test_the_crossover_tells_a_fault_from_a_model_of_one_size():
     broken.norm.weight = torch.nn.Parameter(torch.ones(7))
     with pytest.raises(RuntimeError, match="normalized_shape"):
         crossover(broken, plan)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (lambda w: w * float("nan"), r"NaN or infinity in .*fc1.weight"),
+        (lambda w: w.to(torch.int8), r"fc1.weight in int8"),
+    ],
+    ids=["NaN", "quantised"],
+)
+@pytest.mark.parametrize("prefix", ["", "teacher.backbone."])
+def test_weights_that_are_no_numbers_to_run_with_are_refused(source, tmp_path, changed, reason, prefix):
+    model, weights = source
+    name = "blocks.1.mlp.fc1.weight"
+    file = saved(tmp_path, under(prefix, weights | {name: changed(weights[name])}))
+    with pytest.raises(SparsightError, match=reason) as refused:
+        load_model(model, SIZE, checkpoint=file)
+    assert len(str(refused.value)) <= LONGEST
+
+
+@pytest.mark.parametrize("mean", [[0.5] * 2, "0.5", ["a"] * 3, [1e999] * 3, {"r": 1}])
+def test_a_folder_whose_normalisation_is_none_is_refused(source, mean):
+    from pathlib import Path
+
+    config = Path(source[0]) / "config.json"
+    content = json.loads(config.read_text())
+    content["pretrained_cfg"]["mean"] = mean
+    config.write_text(json.dumps(content))
+    with pytest.raises(SparsightError, match="do not normalise"):
+        load_model(source[0], SIZE)
+    config.write_text("[" * 100_000)
+    with pytest.raises(SparsightError, match=r"cannot read .*config.json"):
+        load_model(source[0], SIZE)
+
+
+def test_a_model_with_nan_in_its_weights_is_refused_by_analyze():
+    model = make_model("augreg")
+    model.blocks[1].mlp.fc1.weight.data[0, 0] = float("nan")
+    with pytest.raises(sparsight.NotFiniteError, match="NaN or infinity"):
+        sparsight.analyze(model, list(make_images(model)))

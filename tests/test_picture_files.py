@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, features
 from test_images import fill
 
-from sparsight.errors import ImagesError
+from sparsight.errors import ImagesError, SparsightError
 from sparsight.images import (
     ImageFiles,
     ImageFolder,
@@ -330,3 +330,32 @@ def test_pictures_of_phones_are_read_with_the_extra(tmp_path):
     scene().save(tmp_path / "a.heic", quality=95)
     assert image_files(tmp_path) == [tmp_path / "a.heic"]
     assert colour(tmp_path / "a.heic") == pytest.approx(list(RED), abs=8)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGB", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("turn", [3, 6, 8])
+def test_a_turned_tiff_that_is_not_packed_is_read_upright(tmp_path, mode, turn):
+    """Pillow maps such a file into memory if it is given its path, and scrambles quarter turns."""
+    pixels = np.arange(16 * 64, dtype=np.uint16).reshape(16, 64) % 251
+    grey = Image.fromarray(pixels.astype(np.uint8))
+    image = Image.fromarray(pixels * 257) if mode == "I;16" else grey.convert(mode)
+    image.save(tmp_path / "plain.tif")
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "turned.tif", exif=exif)
+    plain = np.asarray(decoded(tmp_path / "plain.tif").image)
+    turns = {3: 2, 6: 3, 8: 1}  # quarter turns against the clock
+    wanted = np.rot90(plain, turns[turn])
+    assert np.array_equal(np.asarray(decoded(tmp_path / "turned.tif").image), wanted)
+
+
+@pytest.mark.parametrize("std", [(0, 0, 0), (1, 1), (-1, 1, 1), (float("nan"),) * 3, "abc", 0.5, None])
+def test_a_normalisation_that_is_none_is_refused(tmp_path, std):
+    with pytest.raises(SparsightError, match="std"):
+        ImageFolder(fill(tmp_path), (16, 16), (0.5,) * 3, std)
+
+
+@pytest.mark.parametrize("size", [(0, 16), (-16, 16), (16,), "32", (1.5, 16)])
+def test_a_size_that_is_none_is_refused(tmp_path, size):
+    with pytest.raises(SparsightError, match="resolution"):
+        ImageFolder(fill(tmp_path), size)

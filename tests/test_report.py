@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_the_old_page(run, monkeypatch):
     def full(self, *args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", full)
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
     with pytest.raises(SparsightError, match="No space left"):
         write_report(run)
     monkeypatch.undo()

@@ -359,7 +359,7 @@ def test_what_does_not_fit_is_refused(model, tmp_path, colours):
     with pytest.raises(SparsightError, match="no option 'viod'"):
         refused("segmentation", colours, viod=3)
     for option, value in (("max_images", 0), ("max_train_images", -1), ("classes", 1), ("worst", -1)):
-        with pytest.raises(SparsightError, match=f"{option} is {value}: give"):
+        with pytest.raises(SparsightError, match=f"{option}: Input should be greater .* not {value}"):
             refused("segmentation", colours, **{option: value})
     with pytest.raises(SparsightError, match="there is no folder"):
         refused("features", tmp_path / "none")

@@ -7,6 +7,7 @@ back exactly; keep=1 is dense; what cannot be reported is said.
 import json
 import random
 import shutil
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,11 @@ def make(rng: random.Random, place: Path) -> Case:
     """One run folder, one change; then it is loaded, applied, reported or measured."""
     name = rng.choice(list(PLANS))
     run = sparsight.save(plan_of(name), place / "run")
-    way = rng.choice((fields, fields, fields, tensors, tensors, bytes_, shapes, reported, nothing))
+    way = rng.choice(
+        (fields, fields, fields, tensors, tensors, bytes_, shapes, reported, nothing, "unfinished")
+    )
+    if way == "unfinished":
+        return going_on(rng, place)
     what, must = way(rng, run, name)
     if way is reported:
         return Case(what, lambda: command("report", run), page_at(run), "", lambda: files(place))
@@ -120,6 +125,53 @@ def unlike(name: str, what: str, plan: sparsight.Plan, found: torch.Tensor, same
         ):
             return "keeping everything is not dense"
     return ""
+
+
+INTERRUPTED = sparsight.SVE(layers=(0, 1), completion="map", min_tokens=0)
+
+
+@cache
+def interrupted() -> Path:
+    """A run that was cut off after its maps were fitted."""
+    from sparsight.stages.steps import STEPS
+
+    def stop(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    out, old = Path(tempfile.mkdtemp(prefix="hostile-cut-")), STEPS["crossover"]
+    STEPS["crossover"] = stop
+    try:
+        sparsight.optimize(model(), pictures(4, (64, 96)), INTERRUPTED, out)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        STEPS["crossover"] = old
+    return out
+
+
+@cache
+def uninterrupted() -> dict[str, torch.Tensor]:
+    """The maps of the same run, left alone."""
+    return dict(sparsight.optimize(model(), pictures(4, (64, 96)), INTERRUPTED).weights)
+
+
+def going_on(rng: random.Random, place: Path) -> Case:
+    """An interrupted run whose saved state was changed, and the same call again."""
+    shutil.copytree(interrupted(), place / "out")
+    what, _ = rng.choice((fields, fields, tensors, bytes_, nothing))(rng, place / "out/unfinished", "")
+    wanted = uninterrupted()
+
+    def flaw(plan: sparsight.Plan) -> str:
+        same = plan.weights.keys() == wanted.keys() and all(
+            plan.weights[k].equal(wanted[k]) for k in wanted
+        )
+        return "" if same or what != "nothing" else "other maps than without the interrupt"
+
+    return Case(
+        f"unfinished: {what}",
+        lambda: sparsight.optimize(model(), pictures(4, (64, 96)), INTERRUPTED, place / "out"),
+        flaw, "work" if what == "nothing" else "", lambda: fingerprint(model()),
+    )  # fmt: skip
 
 
 def nothing(rng: random.Random, run: Path, name: str) -> tuple[str, str]:

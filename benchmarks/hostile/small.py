@@ -140,7 +140,7 @@ def command(*words: Any) -> str:
         sys.argv = argv
     if code == 0:
         return out.getvalue() + err.getvalue()
-    if code in (1, 2):
+    if code in (1, 2) and "--verbose for the details" not in err.getvalue():  # else a library's error
         raise Refused(sentence_of(err.getvalue(), code))
     raise RuntimeError(f"exit code {code!r}: {err.getvalue()[-300:]}")
 

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import cache, wraps
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparsight.errors import ArgumentError
@@ -10,6 +11,7 @@ from sparsight.errors import ArgumentError
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
+TOLD = ("model", "what")  # whoever takes these says in words of its own what is wrong with them
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
@@ -33,26 +35,34 @@ def checked(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
                 try:
                     given.arguments[name] = kind.validate_python(given.arguments[name])
                 except ValidationError as error:
-                    raise ArgumentError(f"{function.__name__}, {name}: {complaint(error)}") from None
+                    raise ArgumentError(f"{_name(function)}, {name}: {complaint(error)}") from None
         return function(*given.args, **given.kwargs)
 
     return call
 
 
+def _name(function: Callable[..., Any]) -> str:
+    """As one calls it."""
+    return function.__qualname__.rpartition("<locals>.")[2].removesuffix(".__init__")
+
+
 @cache
 def _kinds(function: Callable[..., Any]) -> "dict[str, TypeAdapter[Any]]":
     """By the names of parameters, what checks them; of those that can be checked."""
+    from typing import get_type_hints
+
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter
     from pydantic_core import SchemaError
 
     found = {}
     for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.annotation is parameter.empty or parameter.kind is parameter.VAR_KEYWORD:
+        if name in TOLD or parameter.annotation is parameter.empty:
             continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            continue
+        alone = SimpleNamespace(__annotations__={name: parameter.annotation})
         try:
-            declared = parameter.annotation
-            if isinstance(declared, str):
-                declared = eval(declared, function.__globals__)
+            declared = get_type_hints(alone, function.__globals__, include_extras=True)[name]
             found[name] = TypeAdapter(declared, config=ConfigDict(arbitrary_types_allowed=True))
         except (NameError, TypeError, SchemaError, PydanticUserError):
             continue  # a type that is known to type checkers alone, or a protocol

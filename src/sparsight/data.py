@@ -32,8 +32,11 @@ class Data(BaseModel, metaclass=_Refusing):
 
 
 def complaint(error: ValidationError) -> str:
-    """The first thing that pydantic found: which key, and what is wrong with it."""
-    first = error.errors(include_url=False)[0]
+    """What pydantic found deepest inside of what was given: which key, and what is wrong with it.
+
+    Of several kinds that are allowed, that is of the kind that fitted best.
+    """
+    first = max(error.errors(include_url=False), key=lambda found: len(found["loc"]))
     # pydantic's path also has the names of types that it tried, which are no identifiers
     key = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part.isidentifier())
     why = first["msg"].removeprefix("Value error, ")

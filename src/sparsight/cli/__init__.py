@@ -3,10 +3,12 @@
 import io
 import sys
 
-from sparsight.cli import compare, doctor, explore, optimize, pipeline, tasks
+from sparsight.cli import compare, doctor, encode, explore, neighbours, optimize, pipeline, tasks
 from sparsight.cli.app import app
 
-__all__ = ["compare", "doctor", "explore", "main", "optimize", "pipeline", "tasks"]
+__all__ = [
+    "compare", "doctor", "encode", "explore", "main", "neighbours", "optimize", "pipeline", "tasks",
+]  # fmt: skip
 
 
 def main() -> None:

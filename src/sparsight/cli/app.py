@@ -7,12 +7,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sparsight.errors import SparsightError
+from sparsight.errors import LONGEST, SparsightError
 
 REFUSED, OURS, INTERRUPTED = 1, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
 VERBOSE = "--verbose"
 DETAILS = f"run with {VERBOSE} for the details"
-LONGEST = 300  # characters of a sentence that quotes others
 NEUTRAL = sys.stdlib_module_names | {"torch", "numpy"}  # they do what their caller asked for
 
 
@@ -55,25 +54,12 @@ def ending(error: Exception) -> tuple[str, int]:
         return str(error), REFUSED
     if isinstance(error, OSError):
         return brief(f"the system refused: {error}", ""), REFUSED
-    if (said := out_of_range(error)) is not None:
-        return said, REFUSED
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     if _is_out_of_memory(error):
         return brief(f"out of memory: take a lower resolution or a smaller model ({what}", ")"), REFUSED
     if (name := raised_in(error)) != "sparsight":
         return brief(f"{name} failed with {what}", f"; {DETAILS}"), REFUSED
     return brief("this is a fault of sparsight, please report it: " + what, f"; {DETAILS}"), OURS
-
-
-def out_of_range(error: Exception) -> str | None:
-    """The sentence for settings that their class refuses; None for any other error."""
-    from pydantic import ValidationError
-
-    if not isinstance(error, ValidationError):
-        return None
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"][:1])
-    return f"{name or error.title}: {first['msg']}"
 
 
 def raised_in(error: Exception) -> str:

@@ -205,7 +205,7 @@ def settings_of(
             )
         try:
             given[name][key] = loads(value)
-        except JSONDecodeError:
+        except (JSONDecodeError, RecursionError):
             given[name][key] = value
     found = []
     for name, values in given.items():

@@ -7,7 +7,7 @@ from sparsight.images.given import Pictures, pictures_of
 from sparsight.images.names import brief, shown
 from sparsight.images.resolution import check_resolution, parse_resolution
 from sparsight.images.sets import Held, Images, Item, Items, Reader, left_out, named
-from sparsight.images.wanted import Wanted
+from sparsight.images.wanted import Wanted, normal_of
 
 __all__ = [
     "IMAGENET_MEAN",
@@ -31,6 +31,7 @@ __all__ = [
     "left_out",
     "look_through",
     "named",
+    "normal_of",
     "parse_resolution",
     "pictures_of",
     "read_picture",

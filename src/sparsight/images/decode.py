@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from sparsight.errors import ImagesError
 from sparsight.images.folder import kinds
@@ -46,7 +46,7 @@ def decoded(source: "str | PathLike[str] | bytes", bands: int = 3) -> Picture:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are still read
-            with _opened(source) as opened:
+            with _stream(source) as stream, _opened(stream) as opened:
                 several = opened.format != "MPO" and getattr(opened, "is_animated", False)
                 notes = ("several pages or frames, of which the first was read",) if several else ()
                 opened.load()
@@ -76,23 +76,27 @@ def prepared(image: "Image", bands: int = 3) -> Picture:
     return Picture(_in_bands(narrow, bands), notes)
 
 
-def _opened(source: "str | PathLike[str] | bytes") -> "Image":
+def _opened(stream: BinaryIO) -> "Image":
     """The file as Pillow opens it; a PNG whose metadata are damaged without them."""
     from PIL import Image
 
-    if not isinstance(source, bytes) and not Path(source).is_file():  # a pipe would never end
-        raise FileNotFoundError(source)
     try:
-        return Image.open(_stream(source), formats=kinds()[0])
+        return Image.open(stream, formats=kinds()[0])
     except Image.UnidentifiedImageError:
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        stream.seek(0)
+        content = stream.read()
         if not content.startswith(PNG_START):
             raise
     return Image.open(io.BytesIO(_bare_png(content)), formats=("PNG",))
 
 
-def _stream(source: "str | PathLike[str] | bytes") -> "str | PathLike[str] | io.BytesIO":
-    return io.BytesIO(source) if isinstance(source, bytes) else source
+def _stream(source: "str | PathLike[str] | bytes") -> BinaryIO:
+    """What Pillow reads from.  By a path it maps TIFFs into memory, and scrambles turned ones."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if not Path(source).is_file():  # a pipe would never end
+        raise FileNotFoundError(source)
+    return Path(source).open("rb")
 
 
 def _bare_png(content: bytes) -> bytes:

@@ -6,10 +6,12 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sparsight.arguments import checked
 from sparsight.errors import ImagesError
 from sparsight.images.decode import decoded
 from sparsight.images.folder import look_through
 from sparsight.images.names import brief, shown
+from sparsight.images.wanted import normal_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +35,9 @@ class ImageFiles:
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         self.paths, self.resolution = [Path(path) for path in paths], resolution
-        self.mean, self.std = tuple(mean), tuple(std)
+        if min(resolution) < 1:
+            raise ImagesError(f"resolution {resolution} is no height and width in pixels")
+        self.mean, self.std = normal_of(mean, std)
         self.noted: dict[str, set[int]] = {}  # what was read otherwise than it stands -> which files
 
     def __len__(self) -> int:
@@ -62,6 +66,7 @@ class ImageFolder(ImageFiles):
     are followed, each folder once.
     """
 
+    @checked
     def __init__(
         self,
         folder: "str | PathLike[str]",

@@ -54,8 +54,13 @@ def indexed(given: Any, channels: int, limit: int | None, labelled: bool) -> Any
     if isinstance(given, bytes) or not (isinstance(given, Iterable) or hasattr(given, "__getitem__")):
         raise ImagesError(f"{type(given).__name__} is no set of pictures; wanted is {form}")
     has_places = all(hasattr(given, name) for name in ("__len__", "__getitem__"))
-    if has_places and not isinstance(given, IterableDataset) and (labelled or not _of_batches(given)):
-        return given
+    if has_places and not isinstance(given, IterableDataset):
+        try:
+            len(given)
+        except Exception as error:  # of the user's own data set
+            raise ImagesError(f"the images have no length ({told(error)}); wanted is {form}") from None
+        if labelled or not _of_batches(given):
+            return given
     return _read_once(given, limit, labelled)
 
 

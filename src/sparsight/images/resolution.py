@@ -5,15 +5,15 @@ from sparsight.errors import ImagesError
 
 def parse_resolution(text: str) -> tuple[int, int]:
     """Height and width in pixels from "1024" (square) or "768x1024" (height x width)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+    sides = [side.strip() for side in text.lower().split("x")]
+    if len(sides) > 2 or not all(side.isdecimal() and len(side) < 7 and int(side) > 0 for side in sides):
         raise ImagesError(f"resolution {text!r} is neither like 1024 nor like 768x1024 (height x width)")
     return int(sides[0]), int(sides[-1])
 
 
 def check_resolution(resolution: tuple[int, int], patch_px: tuple[int, int]) -> None:
     """Refuse a resolution that the patch size does not divide, naming the nearest that it does."""
-    if all(side % patch == 0 for side, patch in zip(resolution, patch_px, strict=True)):
+    if all(side > 0 and side % patch == 0 for side, patch in zip(resolution, patch_px, strict=True)):
         return
     nearest = [
         max(1, round(side / patch)) * patch for side, patch in zip(resolution, patch_px, strict=True)

@@ -59,6 +59,8 @@ def tensor_of(given: Any, wanted: Wanted) -> "Tensor":
             raise ImagesError(f"cannot be read ({' '.join(str(error).split())[:100]})") from None
         return to_tensor(resized(image, size), mean, std)
     x = given if isinstance(given, torch.Tensor) else _from_array(given, wanted)
+    if x.is_meta or x.layout != torch.strided:
+        raise ImagesError(f"a tensor without values or sparse: wanted is {_form(wanted)}")
     x = x.detach()
     if x.ndim == 4 and x.shape[0] == 1:
         x = x[0]

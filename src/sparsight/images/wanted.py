@@ -1,6 +1,8 @@
 """What a model takes as pictures, and the refusals of what it does not."""
 
 from dataclasses import dataclass
+from math import isfinite
+from typing import Any
 
 from sparsight.errors import ImagesError
 from sparsight.images.resolution import check_resolution
@@ -8,6 +10,21 @@ from sparsight.images.resolution import check_resolution
 NORMALISE = "normalise them, or pass sparsight.ImageFolder(folder, resolution, mean, std)"
 
 Normal = tuple[float, ...]
+
+
+def normal_of(mean: Any, std: Any) -> tuple[Normal, Normal]:
+    """Mean and standard deviation as a model has them; ImagesError if they are no such figures."""
+    try:
+        found = tuple(map(float, mean)), tuple(map(float, std))
+        finite = all(map(isfinite, (*found[0], *found[1])))
+        if finite and len(found[0]) == len(found[1]) > 0 and min(found[1]) > 0:
+            return found
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ImagesError(
+        f"mean {mean!r:.60} and std {std!r:.60} do not normalise pictures: wanted are as many numbers "
+        "as there are channels, std above 0 (a model has them in its configuration)"
+    )
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def _sharded(path: Path) -> "dict[str, Tensor]":
     try:
         shards = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
         foreign = [name for name in shards if Path(name).name != name]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SparsightError(f"{path} is no index of safetensors: {brief(error)}") from None
     if foreign:
         raise SparsightError(f"{path} names {foreign[0]!r}, which is not a file beside it")

@@ -41,7 +41,7 @@ def config_of(folder: Path) -> dict[str, Any]:
         raise SparsightError(f"{folder} has no weights ({WEIGHTS_FILE}): {HOW}")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SparsightError(f"cannot read {path}: {brief(error)}") from None
     if not isinstance(config, dict):
         raise SparsightError(f"{path} holds no object")

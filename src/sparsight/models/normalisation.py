@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from sparsight.errors import SparsightError
-from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
+from sparsight.images import IMAGENET_MEAN, IMAGENET_STD, normal_of
 from sparsight.models.files import brief
 from sparsight.models.libraries import import_transformers
 
@@ -36,7 +36,12 @@ def of_transformers(name: str, model_type: str, local: bool) -> tuple[Normal, st
 def of_timm(model: Any) -> Normal:
     """As timm's configuration of the model says."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
-    return tuple(cfg.get("mean") or IMAGENET_MEAN), tuple(cfg.get("std") or IMAGENET_STD)
+    given = (cfg.get(name) for name in ("mean", "std"))
+    mean, std = (
+        usual if value is None else value
+        for value, usual in zip(given, (IMAGENET_MEAN, IMAGENET_STD), strict=True)
+    )
+    return normal_of(mean, std)
 
 
 def usual(model_type: str) -> tuple[Normal, str]:

@@ -64,6 +64,7 @@ def with_weights(model: Any, file: Path) -> tuple[Any, tuple[str, ...]]:
     if best.faults:
         raise SparsightError(_what_is_wrong(best, model, file, len(own)))
     chosen = _one_of([fit for fit in found if not fit.faults], file)
+    _check_values(chosen, tensors, file)
     notes = _notes(chosen, tensors, own, file)
     if chosen.model is not None:
         return chosen.model, notes
@@ -155,6 +156,24 @@ def _one_of(fitting: list[Fit], file: Path) -> Fit:
         names = " and ".join(repr(fit.prefix) for fit in fitting[:2])
         raise SparsightError(f"{file} holds several such encoders, at {names}: save one of them alone")
     return preferred[0]
+
+
+def _check_values(fit: Fit, tensors: Tensors, file: Path) -> None:
+    """Refuse weights that are packed or counted in whole numbers, and those with NaN or infinity."""
+    for name, value in tensors.items():
+        is_weight = name.startswith(fit.prefix) and name.endswith((".weight", ".bias"))
+        if is_weight and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise SparsightError(
+                f"{brief(file.name, 60)} has {brief(name, 60)} in {kind}: save the weights in floating "
+                "point, before they are quantised"
+            )
+    for name, value in fit.values.items():
+        if value.is_floating_point() and not value.float().isfinite().all():
+            raise SparsightError(
+                f"{brief(file.name, 60)} has NaN or infinity in {brief(name, 60)}: it is of a training "
+                "that failed, or damaged"
+            )
 
 
 def _what_is_wrong(fit: Fit, model: Any, file: Path, count: int) -> str:

@@ -9,7 +9,7 @@ from sparsight.arguments import checked
 from sparsight.attach import family_in
 from sparsight.completions.linear import ROWS_PER_UNKNOWN, Regression, normalised
 from sparsight.data import Count, Data
-from sparsight.errors import PlanError
+from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Reader
 from sparsight.ops import statistics
@@ -94,7 +94,9 @@ def analyze(
                 totals.add(view, prefix, (projectors or {}).get(view.layer))
 
             with watch(model, layers, see), outputs_of(model, rest.layers) as outputs:
-                family.features(model, picture[None].to(like.device, like.dtype))
+                features = family.features(model, picture[None].to(like.device, like.dtype))
+            if not features.isfinite().all():
+                raise NotFiniteError("NaN or infinity in the final features: check the weights")
             totals.add_overlap([views[layer][prefix:] for layer in layers])
             rest.add(outputs)
             seen += 1

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sparsight.attach import family_in
-from sparsight.images import Images, Wanted, pictures_of
+from sparsight.images import Images, Wanted, normal_of, pictures_of
 
 
 def pictures_for(
@@ -34,10 +34,11 @@ def wanted_by(model: nn.Module, size: tuple[int, int] | None = None) -> Wanted:
     """What `model` says of the pictures it takes: timm's models know their size and normalisation."""
     cfg = getattr(model, "pretrained_cfg", None) or {}
     own = getattr(getattr(model, "patch_embed", None), "img_size", None)
-    known = {name: tuple(cfg[name]) for name in ("mean", "std")} if {"mean", "std"} <= set(cfg) else {}
+    said = [cfg.get(name) for name in ("mean", "std")]
+    mean, std = (None, None) if None in said else normal_of(*said)
     return Wanted(
-        channels_of(model), family_in(model).patch_px(model),
-        size=size or (tuple(own) if own else None), **known,
+        channels_of(model), family_in(model).patch_px(model), mean, std,
+        size or (tuple(own) if own else None),
     )  # fmt: skip
 
 

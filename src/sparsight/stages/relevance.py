@@ -110,6 +110,8 @@ def fit_relevance(
     """
     last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()
+    if settings.learns == "map-error" and task_loss is not None:
+        raise PlanError("learns='map-error' has a loss of its own: leave task_loss out")
     images = pictures_for(model, images, None, plan.resolution, task_loss is not None)
     accelerator = processes()
     teacher = in_float32(model).to(accelerator.device).eval()
@@ -126,8 +128,6 @@ def fit_relevance(
 
     recipe = plan.recipe | {"relevance": settings.model_dump(mode="json")}
     if settings.learns == "map-error":
-        if task_loss is not None:
-            raise PlanError("learns='map-error' has a loss of its own: leave task_loss out")
         like, chosen = next(teacher.parameters()), Reader(images).spread(ERROR_IMAGES)
         dense_pictures = (picture[None].to(like.device, like.dtype) for picture in chosen)
         start = {name: known[name].float() for name in shapes}

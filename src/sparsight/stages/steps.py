@@ -15,7 +15,9 @@ explain      what is known of each layer
 
 from collections.abc import Callable
 
-from sparsight.errors import SparsightError
+from pydantic import ValidationError
+
+from sparsight.errors import PlanError, SparsightError
 from sparsight.methods import SPOT, SVE, SparseViT, method_of, tensor_name
 from sparsight.plan import LayerReason, Plan
 from sparsight.stages import select
@@ -231,7 +233,12 @@ def steps_of(plan: Plan) -> list[str]:
 
 
 def _analysis(bench: Bench, name: str = "analysis") -> Analysis:
-    return Analysis.model_validate(bench.found[name])
+    try:
+        return Analysis.model_validate(bench.found[name])
+    except (KeyError, ValidationError):  # an interrupted run's
+        raise PlanError(
+            f"the unfinished run in {bench.folder} is damaged: remove it, and start again"
+        ) from None
 
 
 def _because(plan: Plan, why: str) -> Plan:

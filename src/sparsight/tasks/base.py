@@ -1,7 +1,7 @@
 """What a task is given, and what it gives back."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,6 +60,9 @@ class Request:
 
 def requested(data: Path, size: tuple[int, int], options: dict[str, Any]) -> Request:
     """A request; ArgumentError if an option is not there or out of range."""
+    known = {option.name for option in fields(Request)}
+    if unknown := sorted(options.keys() - known):
+        raise ArgumentError(f"there is no option {unknown[0]!r}")
     try:
         return Request(data, size, **options)
     except ValidationError as error:

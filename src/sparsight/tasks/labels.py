@@ -68,7 +68,11 @@ class LabelledFiles:
 
         pair = self.pairs[index]
         try:
-            with Image.open(pair.image) as picture, Image.open(pair.labels) as labels:
+            # From open files: by a path Pillow maps TIFFs into memory, and scrambles turned ones.
+            with (
+                pair.image.open("rb") as of_picture, pair.labels.open("rb") as of_labels,
+                Image.open(of_picture) as picture, Image.open(of_labels) as labels,
+            ):  # fmt: skip
                 return read(_label_file(pair, picture, labels))
         except SparsightError:
             raise

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sparsight.families import Family
 from sparsight.methods import METHODS
+from sparsight.methods.reduced import ReducingBlock
 from sparsight.stages.doctor.clock import Clock
 from sparsight.stages.doctor.outline import Call, Work
 from sparsight.stages.doctor.ways import Way
@@ -103,7 +104,7 @@ def time_kinds(
         keys: dict[str, tuple[str, Key]] = {}
         for way in ways:
             for key, unit in _probes(way, kinds).items():
-                if key[0] == number:
+                if key[0] == number and runs_alone(family.blocks(way.sparse)[unit[0]]):
                     keys[name := f"{way.name}, layer {unit[0]}"] = (way.name, key)
                     arms[name] = of_unit(way.sparse, family, unit, work)  # type: ignore[arg-type]
                     gflops[name] = kind.gflops * (way.gflops or 0) / work.gflops
@@ -140,6 +141,12 @@ def _changed(way: Way, kinds: list[Kind]) -> list[tuple[Unit, Key]]:
         for unit in kind.units
         if (names := tuple(sorted({name for layer in unit for name in way.changes.get(layer, ())})))
     ]
+
+
+def runs_alone(block: Any) -> bool:
+    """Whether a block needs not be told by blocks before it which tokens have left."""
+    site = getattr(block, "_sparsight", None)
+    return not isinstance(block, ReducingBlock) or site is None or site.layer == site.shared
 
 
 def whole_ms(work: Work, kinds: list[Kind]) -> tuple[float | None, float]:

@@ -7,7 +7,7 @@ from torch import nn
 from sparsight.errors import ImagesError
 from sparsight.families import Family
 from sparsight.stages.crossover import WORTH
-from sparsight.stages.doctor.blocks import Kind, of_unit
+from sparsight.stages.doctor.blocks import Kind, of_unit, runs_alone
 from sparsight.stages.doctor.clock import Clock
 from sparsight.stages.doctor.outline import Work, work
 from sparsight.stages.doctor.ways import Way
@@ -26,7 +26,11 @@ def by_size(
     """
     layers = {layer for unit in kind.units for layer in unit}
     # One setting for all layers, so that a single block stands for the way at every size.
-    single = [way for way in ways if len(way.methods) == 1 and layers & way.changes.keys()]
+    single = [
+        way for way in ways
+        if len(way.methods) == 1 and (own := layers & way.changes.keys())
+        and runs_alone(family.blocks(way.sparse)[min(own)])
+    ]  # fmt: skip
     rows: list[dict[str, Any]] = []
     reserve = (1 - SHARE) * clock.left
     for number, side in enumerate(SIDES):

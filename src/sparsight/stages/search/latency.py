@@ -58,7 +58,7 @@ def _read(file: Path, setting: dict[str, Any]) -> dict[str, float]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         theirs, entries = dict(found["setting"]), {str(k): float(v) for k, v in found["ms"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SparsightError(f"{file} is no latency table: {error}") from None
     for name, value in setting.items():
         if theirs.get(name) != value:
