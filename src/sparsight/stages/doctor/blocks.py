@@ -99,15 +99,16 @@ def time_kinds(
     """
     timed, plans = Timed(), []
     for number, kind in enumerate(kinds):
-        arms = {"dense": of_unit(dense, family, kind.units[0], work)} | (others if not number else {})
-        gflops = dict.fromkeys(arms, kind.gflops)
+        arms, gflops = {"dense": of_unit(dense, family, kind.units[0], work)}, {"dense": kind.gflops}
         keys: dict[str, tuple[str, Key]] = {}
-        for way in ways:
+        for way in sorted(ways, key=lambda way: way.gflops or 0):  # if not all fit, the best
             for key, unit in _probes(way, kinds).items():
                 if key[0] == number and runs_alone(family.blocks(way.sparse)[unit[0]]):
                     keys[name := f"{way.name}, layer {unit[0]}"] = (way.name, key)
                     arms[name] = of_unit(way.sparse, family, unit, work)  # type: ignore[arg-type]
                     gflops[name] = kind.gflops * (way.gflops or 0) / work.gflops
+        if number == 0:
+            arms, gflops = arms | others, gflops | dict.fromkeys(others, kind.gflops)
         plans.append((kind, arms, gflops, keys))
     rest = sum(sum(gflops.values()) for _, _, gflops, _ in plans)
     for kind, arms, gflops, keys in plans:

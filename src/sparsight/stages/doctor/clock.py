@@ -34,8 +34,8 @@ class Clock:
     ) -> dict[str, float]:
         """Median milliseconds of each arm, in no more than `share` of the rest, roughly.
 
-        The first arm is a dense block; `gflops` is what each does, roughly.  Only the first if there is
-        no time for all of them, and none if there is none for it.
+        The first arm is a dense block; `gflops` is what each does, roughly.  Where there is no time to
+        repeat them, each is run once or so, the first ones that fit; none if the first does not.
         """
         first = next(iter(arms))
         until = time.perf_counter() + share * self.left
@@ -48,9 +48,20 @@ class Clock:
         round_s = sum(gflops[name] for name in arms) / speed
         repeats = min(MOST, int((until - time.perf_counter()) / round_s) - 1)  # one round warms up
         if repeats < 1:
-            return {first: 1e3 * alone}
+            return {first: 1e3 * alone} | self._once(arms, gflops, speed, until)
         times = timing.interleave(arms, repeats, self.device, what)
         return {name: timing.summary(taken)["latency_ms"] for name, taken in times.items()}
+
+    def _once(
+        self, arms: Mapping[str, Callable[[], Any]], gflops: Mapping[str, float], speed: float,
+        until: float,
+    ) -> dict[str, float]:  # fmt: skip
+        """Milliseconds of those arms after the first that fit, one after another and not in turn."""
+        found = {}
+        for name in list(arms)[1:]:
+            if gflops[name] / speed <= until - time.perf_counter():
+                found[name] = 1e3 * self._tried(arms[name])
+        return found
 
     def _tried(self, call: Callable[[], Any]) -> float:
         """Seconds of one arm, the best of a few tries."""
