@@ -1,5 +1,7 @@
 """Other tables: attention statistics, salience, memory, SAM 2, tasks, the encoder, the families."""
 
+from contextlib import redirect_stdout
+from io import StringIO
 from typing import Any
 
 from markdown import number, rows, setting
@@ -160,6 +162,16 @@ def kills(result: dict[str, Any]) -> str:
     p = result["protocol"]
     note = f"*{p['trials']} trials; PyTorch {p['versions']['torch']}; at {p['revision']}.*\n\n"
     return note + rows(["ended alike", *ways], lines)
+
+
+def doctor(result: dict[str, Any]) -> str:
+    """What `sparsight doctor` prints of a result that its --json wrote."""
+    from sparsight.cli.diagnosis import show
+
+    with redirect_stdout(StringIO()) as printed:
+        show(result)
+    lines = [line.rstrip() for line in printed.getvalue().splitlines()]
+    return "\n".join(("```text", *lines, "```"))
 
 
 def families() -> str:

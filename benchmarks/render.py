@@ -63,6 +63,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper-table3": ("paper-cpu.json", paper.ablation),
     "paper-table4": ("attention-cpu.json", paper.module),
     "paper-figures": ("paper-cpu.json", paper.figures),
+    "doctor": ("doctor-cpu.json", other.doctor),
     "encoder": (ENCODER, other.encoder),
 }
 

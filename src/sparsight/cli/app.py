@@ -2,7 +2,6 @@
 
 import sys
 import traceback
-from io import TextIOWrapper
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -33,9 +32,6 @@ class OneSentence(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb."""
-        for stream in (sys.stdout, sys.stderr):  # a file's name need not be Unicode
-            if isinstance(stream, TextIOWrapper):
-                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

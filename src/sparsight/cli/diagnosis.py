@@ -136,10 +136,14 @@ def _pictures(found: dict[str, Any]) -> Iterator[str]:
         f"pictures  {pictures['usable']} of {pictures['decoded']} files decoded are usable{more}; "
         f"{pictures['enlarged']} are smaller than {_by(found['resolution'])} px and would be enlarged"
     )
-    for left in pictures["left_out"]:
-        yield f"          left out: {left['why']}"
-    if (unnamed := pictures["left_out_count"] - len(pictures["left_out"])) > 0:
-        yield f"          left out: {unnamed} more"
+    if pictures["left_out"]:
+        yield f"          left out {pictures['left_out']}"
+    for one in pictures["unread"]:
+        yield f"          {one['why']}"
+    if (unnamed := pictures["unread_count"] - len(pictures["unread"])) > 0:
+        yield f"          and {unnamed} more that cannot be read"
+    for note in pictures["notes"]:
+        yield f"          {note}"
     for name in ("smallest", "largest"):
         if (row := pictures[name]) is not None:
             yield f"          {name} {_by(row['size'])} px, {row['tokens']} tokens at its own size"

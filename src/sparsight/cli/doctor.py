@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.options import CheckpointOption, ModelArgument, ModuleOption, PretrainedOption
+from sparsight.cli.options import (
+    CheckpointOption,
+    ModelArgument,
+    ModuleOption,
+    PretrainedOption,
+    loaded_model,
+)
 from sparsight.errors import UnsupportedModelError
 
 
@@ -31,14 +37,13 @@ def doctor(
     """
     from sparsight.cli import diagnosis
     from sparsight.images import ImageFolder, parse_resolution
-    from sparsight.models import load_model
     from sparsight.stages import doctor as stage
 
     size = parse_resolution(resolution) if resolution else None
     start = size or (stage.SIDE, stage.SIDE)
     if images is not None:
         ImageFolder(images, start)  # a missing folder is told before a model is loaded
-    loaded = load_model(model, start, pretrained, checkpoint)
+    loaded = loaded_model(model, start, pretrained, checkpoint)
     found = stage.doctor(loaded.model, size, images, module)
     found |= {"source": model, "random_weights": loaded.random_weights}
     if found["supported"]:

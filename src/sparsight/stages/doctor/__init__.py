@@ -15,14 +15,15 @@ from sparsight.attach import applied
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.identity import identity
-from sparsight.images import check_resolution
+from sparsight.images import ImageFolder, check_resolution
 from sparsight.stages.doctor import blocks, facts, forms, pictures, sizes, verdict, ways
 from sparsight.stages.doctor.clock import Clock
 from sparsight.stages.doctor.outline import sharing, work
 from sparsight.stages.measure import fused, name
+from sparsight.stages.pictures import channels_of
 
 VERSION = 1  # of the result's layout
-BUDGET_S = 12.0  # for what is counted and timed; pictures have their own
+BUDGET_S = 11.0  # for what is timed; counting takes a few more, and pictures have their own
 SIDE = 1024  # of a picture, where none is given: the nearest that the model's patches divide
 
 
@@ -62,13 +63,15 @@ def doctor(
         )
     identity(encoder, family)  # refuses weights that are quantised or sharded
     size = size_for(family, encoder, resolution)
-    folder = pictures.folder_of(images, size) if images is not None else None
+    folder = ImageFolder(images, size) if images is not None else None
     about["model"] |= facts.of_family(encoder, family)
     about |= _gains(encoder, family, size, module, str(images or "photos/"))
     about["notes"] = [*facts.notes(encoder, family), *about["notes"]]
     if folder is not None:
         tokens, prefix = about["work"]["tokens"], family.prefix_tokens(encoder)
-        about["pictures"] = pictures.look_at(folder, family.patch_px(encoder), tokens, prefix)
+        about["pictures"] = pictures.look_at(
+            folder, family.patch_px(encoder), channels_of(encoder), tokens, prefix
+        )
     else:
         about["pictures"] = None
     return about | {"seconds": time.perf_counter() - began}
@@ -91,7 +94,6 @@ def _gains(
 ) -> dict[str, Any]:
     """What is counted and timed, and what follows from it."""
     first = next(encoder.parameters())
-    clock = Clock(BUDGET_S, first.device)
     machine = forms.facts(first.device)
     dense = sharing(encoder)
     done, found = work(dense, size), ways.ways(dense, size)
@@ -99,7 +101,7 @@ def _gains(
     kinds = blocks.kinds_of(family, done)
     main = next((kind for kind in kinds if kind.units[0][0] in family.global_layers(dense)), None)
     sparse = [way.sparse for way in ours if way.sparse is not None]
-    own = forms.words(first.dtype)
+    own, clock = forms.words(first.dtype), Clock(BUDGET_S, first.device)
     with fused(dense, *sparse):
         by_size = sizes.by_size(dense, family, ours, main, clock) if main else []
         more = forms.arms(dense, family, kinds[0].units[0], done)

@@ -99,26 +99,24 @@ def time_kinds(
     """
     timed, plans = Timed(), []
     for number, kind in enumerate(kinds):
-        arms = {"dense": of_unit(dense, family, kind.units[0], work)} | (others if not number else {})
-        gflops = dict.fromkeys(arms, kind.gflops)
+        arms, gflops = {"dense": of_unit(dense, family, kind.units[0], work)}, {"dense": kind.gflops}
         keys: dict[str, tuple[str, Key]] = {}
-        for way in ways:
+        for way in sorted(ways, key=lambda way: way.gflops or 0):  # if not all fit, the best
             for key, unit in _probes(way, kinds).items():
-                if key[0] == number and _runs_alone(family.blocks(way.sparse)[unit[0]]):
+                if key[0] == number and runs_alone(family.blocks(way.sparse)[unit[0]]):
                     keys[name := f"{way.name}, layer {unit[0]}"] = (way.name, key)
                     arms[name] = of_unit(way.sparse, family, unit, work)  # type: ignore[arg-type]
                     gflops[name] = kind.gflops * (way.gflops or 0) / work.gflops
+        if number == 0:
+            arms, gflops = arms | others, gflops | dict.fromkeys(others, kind.gflops)
         plans.append((kind, arms, gflops, keys))
     rest = sum(sum(gflops.values()) for _, _, gflops, _ in plans)
     for kind, arms, gflops, keys in plans:
         found = clock.time(arms, gflops, share=sum(gflops.values()) / rest)
-        if found is None:  # at least the dense one
-            found = clock.time({"dense": arms["dense"]}, gflops, share=kind.gflops / rest)
         rest -= sum(gflops.values())
-        if found is not None:
-            kind.ms = found.pop("dense")
-            timed.probes |= {keys[name]: ms for name, ms in found.items() if name in keys}
-            timed.others |= {name: ms for name, ms in found.items() if name not in keys}
+        kind.ms = found.pop("dense", None)
+        timed.probes |= {keys[name]: ms for name, ms in found.items() if name in keys}
+        timed.others |= {name: ms for name, ms in found.items() if name not in keys}
     timed.saved = {
         way.name: sum(
             (kinds[key[0]].ms or 0) - timed.probes[way.name, key] for _, key in _changed(way, kinds)
@@ -146,7 +144,7 @@ def _changed(way: Way, kinds: list[Kind]) -> list[tuple[Unit, Key]]:
     ]
 
 
-def _runs_alone(block: nn.Module) -> bool:
+def runs_alone(block: Any) -> bool:
     """Whether a block needs not be told by blocks before it which tokens have left."""
     site = getattr(block, "_sparsight", None)
     return not isinstance(block, ReducingBlock) or site is None or site.layer == site.shared

@@ -22,6 +22,7 @@ from sparsight.stages import timing
 from sparsight.stages.bench import blank
 from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
+from sparsight.stages.pictures import channels_of
 
 PARTS = ("attention", "linear layers of the attention", "MLP", "everything else")
 PAIRWISE = ("scaled_dot_product", "bmm")  # in the names of operations on every pair of tokens
@@ -175,10 +176,5 @@ def features(model: nn.Module, size: tuple[int, int]) -> Tensor:
     like = next(model.parameters())
     floats = like.dtype if like.is_floating_point() else torch.float32
     return family_in(model).features(
-        model, torch.empty(1, channels(model), *size, device="meta", dtype=floats)
+        model, torch.empty(1, channels_of(model), *size, device="meta", dtype=floats)
     )
-
-
-def channels(model: nn.Module) -> int:
-    """How many channels a picture has for `model`: those of its first convolution."""
-    return next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)

@@ -2,11 +2,10 @@
 
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from sparsight.errors import ImagesError
-from sparsight.images import ImageFolder, read_picture
+from sparsight.images import ImageFolder, decoded, left_out
 
 BUDGET_S = 4.0  # for decoding; a full folder may hold more than can be looked at
 NAMED = 20  # files that are left out, by name
@@ -14,25 +13,27 @@ SHOWN = 5  # sizes
 
 
 def look_at(
-    images: ImageFolder, patch_px: tuple[int, int], tokens: int, prefix: int, budget_s: float = BUDGET_S
-) -> dict[str, Any]:
+    images: ImageFolder, patch_px: tuple[int, int], channels: int, tokens: int, prefix: int,
+    budget_s: float = BUDGET_S,
+) -> dict[str, Any]:  # fmt: skip
     """Decode pictures, evenly spread, as far as the budget goes, and count.
 
     `tokens` are those of a picture of the images' resolution, `prefix` of them before its patches.
     """
     ends = time.perf_counter() + budget_s
     sizes: Counter[tuple[int, int]] = Counter()
-    left_out: list[dict[str, str]] = []
+    unread: list[dict[str, str]] = []
+    notes: Counter[str] = Counter()
     for place in _spread(len(images)):
-        if time.perf_counter() > ends and sizes.total() + len(left_out):
+        if time.perf_counter() > ends and sizes.total() + len(unread):
             break
-        path = images.paths[place]
         try:
-            width, height = read_picture(path).size
+            picture = decoded(images.paths[place], channels)
         except ImagesError as error:
-            left_out.append({"file": images.name_of(place), "why": str(error)})
+            unread.append({"file": images.name_of(place), "why": str(error)})
             continue
-        sizes[height, width] += 1
+        notes.update(picture.notes)
+        sizes[picture.image.height, picture.image.width] += 1
     area = images.resolution[0] * images.resolution[1]
 
     def row(size: tuple[int, int]) -> dict[str, Any]:
@@ -44,10 +45,13 @@ def look_at(
     return {
         "folder": str(images.folder),
         "files": len(images),
-        "decoded": sizes.total() + len(left_out),
+        "decoded": sizes.total() + len(unread),
         "usable": sizes.total(),
-        "left_out": left_out[:NAMED],
-        "left_out_count": len(left_out),
+        "left_out": left_out([one["why"] for one in unread], images),
+        "unread": unread[:NAMED],
+        "unread_count": len(unread),
+        "passed": dict(images.passed),
+        "notes": [f"{count} x {note}" for note, count in notes.items()],
         "smallest": row(by_area[0]) if by_area else None,
         "largest": row(by_area[-1]) if by_area else None,
         "most_common": [row(size) for size, _ in sizes.most_common(SHOWN)],
@@ -64,8 +68,3 @@ def _spread(count: int) -> list[int]:
     while step * step < count:
         step += 1
     return [place for first in range(step) for place in range(first, count, step)]
-
-
-def folder_of(images: Any, resolution: tuple[int, int]) -> ImageFolder:
-    """The pictures of a folder; ImagesError if there is none in it."""
-    return ImageFolder(Path(images), resolution)

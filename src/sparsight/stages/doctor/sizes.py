@@ -7,14 +7,14 @@ from torch import nn
 from sparsight.errors import ImagesError
 from sparsight.families import Family
 from sparsight.stages.crossover import WORTH
-from sparsight.stages.doctor.blocks import Kind, of_unit
+from sparsight.stages.doctor.blocks import Kind, of_unit, runs_alone
 from sparsight.stages.doctor.clock import Clock
 from sparsight.stages.doctor.outline import Work, work
 from sparsight.stages.doctor.ways import Way
 from sparsight.stages.measure import name
 
 SIDES = (16, 24, 32, 48)  # patches: 256 to 2304 tokens of a plain ViT
-SHARE = 0.3  # of the budget, for all sizes
+SHARE = 0.2  # of the budget, for all sizes
 
 
 def by_size(
@@ -26,7 +26,11 @@ def by_size(
     """
     layers = {layer for unit in kind.units for layer in unit}
     # One setting for all layers, so that a single block stands for the way at every size.
-    single = [way for way in ways if len(way.methods) == 1 and layers & way.changes.keys()]
+    single = [
+        way for way in ways
+        if len(way.methods) == 1 and (own := layers & way.changes.keys())
+        and runs_alone(family.blocks(way.sparse)[min(own)])
+    ]  # fmt: skip
     rows: list[dict[str, Any]] = []
     reserve = (1 - SHARE) * clock.left
     for number, side in enumerate(SIDES):
@@ -45,7 +49,7 @@ def by_size(
         left = clock.left
         share = (left - reserve) / left / (len(SIDES) - number) if left > reserve else 0.0
         found = clock.time(arms, gflops, share, f"Timing a block at {name(size)}")
-        if found is not None:
+        if len(found) == len(arms):
             rows.append({"tokens": done.calls[layer].tokens, "picture": list(size), "ms": found})
     return rows
 

@@ -33,7 +33,8 @@ def judge(
         return {"worth": "unknown", "why": why + faster, "first": best.name}
     gain = speedups[best.name]
     worth = "yes" if gain >= CLEARLY else "little" if gain >= BARELY else "no"
-    why = f"{best.name} makes the whole model about {gain:.2f}x as fast at {size} px" + (
+    where = " in every layer that can" if best.name == "sve" else ""  # `optimize` may choose fewer
+    why = f"{best.name}{where} makes the whole model about {gain:.2f}x as fast at {size} px" + (
         "" if worth == "yes" else ", which is little" if worth == "little" else ", which is too little"
     )
     start = pays.get(best.name)
