@@ -58,8 +58,8 @@ class Source:
             why = getattr(error, "strerror", None) or str(error)
             if not self.single or not self.root.exists():
                 raise SparsightError(
-                    f"{path} cannot be read ({why}); what was encoded is kept, and the same command goes "
-                    "on from there"
+                    f"{path} cannot be read ({why}); what was encoded is kept, and the same command "
+                    "goes on from there"
                 ) from None
             raise UnreadError(f"cannot be read: {why}") from None
 
