@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import encode_tables as encode
 import other_tables as other
 import plots
 import quality_tables as quality
@@ -64,6 +65,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper-table4": ("attention-cpu.json", paper.module),
     "paper-figures": ("paper-cpu.json", paper.figures),
     "doctor": ("doctor-cpu.json", other.doctor),
+    "encode-once": ("encode-once-cpu.json", encode.once),
+    "encode-rates": ("encode-rates-cpu.json", encode.rates),
     "encoder": (ENCODER, other.encoder),
 }
 

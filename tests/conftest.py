@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from contextlib import contextmanager
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may download
 
@@ -208,3 +209,15 @@ def no_heic(monkeypatch):
     kinds.cache_clear()
     yield
     kinds.cache_clear()
+
+
+@contextmanager
+def other_defaults():
+    """Within, tensors that say nothing of dtype and device are float64, and hold no values."""
+    try:
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        yield
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(torch.float32)

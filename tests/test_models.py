@@ -12,6 +12,7 @@ from conftest import (
     make_hf_swin,
     make_images,
     make_model,
+    other_defaults,
     run_features,
     sam2_config,
     shaken,
@@ -527,16 +528,11 @@ def test_other_defaults_of_torch_change_nothing(monkeypatch):
     pictures = list(make_images(model, batch=2, grid=(10, 10)))
     settings = [sparsight.SVE(layers=(0,), keep=1 / 4, completion="map", min_tokens=0)]
     wanted = sparsight.optimize(model, pictures, settings)
-    try:
-        torch.set_default_dtype(torch.float64)
-        torch.set_default_device("meta")
+    with other_defaults():
         found = sparsight.optimize(model, pictures, settings)
         sparse = sparsight.apply(model, found)
         with torch.no_grad():
             tokens = run_features(sparse, pictures[0][None])
-    finally:
-        torch.set_default_device(None)
-        torch.set_default_dtype(torch.float32)
     assert tokens.dtype == torch.float32
     assert tokens.device.type == "cpu"
     assert found.weights.keys() == wanted.weights.keys()

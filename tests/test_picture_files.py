@@ -24,7 +24,7 @@ from sparsight.images import (
     left_out,
     look_through,
 )
-from sparsight.images.names import LONGEST, brief, shown
+from sparsight.images.names import LONGEST, short_name, shown
 
 RED = (200, 40, 90)
 
@@ -310,8 +310,8 @@ def test_any_name_is_read_and_shown(tmp_path, name):
 def test_names_are_shown_as_they_are_where_they_can_be():
     assert shown("Bild 3.00\u202fPM é 🦆.png") == "Bild 3.00\u202fPM é 🦆.png"
     assert shown(os.fsdecode(b"caf\xe9\x1b[2J")) == "caf\ufffd\ufffd[2J"
-    assert len(brief("a/" * 200)) == LONGEST
-    assert brief("a/b.png") == "a/b.png"
+    assert len(short_name("a/" * 200)) == LONGEST
+    assert short_name("a/b.png") == "a/b.png"
 
 
 def test_a_file_that_vanishes_costs_no_other(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_model
+from conftest import make_model, other_defaults
 from task_data import class_folder, salient_folder, save, segmentation_folder, squares
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -53,7 +53,10 @@ def test_dense_against_dense_differs_by_exactly_nothing(model, tmp_path, task):
 @pytest.mark.parametrize("task", FOLDERS)
 def test_sparse_is_judged_by_its_own_features(model, tmp_path, task):
     found = sparsight.evaluate(model, HALF, task, FOLDERS[task](tmp_path), SIZE, **OPTIONS.get(task, {}))
-    again = sparsight.evaluate(model, HALF, task, FOLDERS[task](tmp_path), SIZE, **OPTIONS.get(task, {}))
+    with other_defaults():  # a figure is the same whatever is set for the user's own tensors
+        again = sparsight.evaluate(
+            model, HALF, task, FOLDERS[task](tmp_path), SIZE, **OPTIONS.get(task, {})
+        )
     assert found == again
     names = [image["image"] for image in found["worst"]]
     assert len(set(names)) == len(names) == 5

@@ -44,3 +44,9 @@ def one_line(text: str) -> str:
         return shown
     end = LONGEST // 3
     return f"{shown[: LONGEST - end - 3]}...{shown[-end:]}"
+
+
+def brief(text: object, most: int = 150) -> str:
+    """`text`, mostly the message of another library, in one line, cut at a word where it grows long."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 4].rsplit(" ", 1)[0] + " ..."

@@ -43,7 +43,7 @@ def _weight_sample(layer: int, block: Any) -> tuple[float, ...]:
             "then quantise or shard"
         )
     flat = largest.flatten()
-    places = torch.linspace(0, len(flat) - 1, SAMPLES, device=flat.device).long()
+    places = torch.linspace(0, len(flat) - 1, SAMPLES, dtype=torch.float32, device=flat.device).long()
     return tuple(flat[places].float().tolist())
 
 

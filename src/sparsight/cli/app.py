@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sparsight.errors import LONGEST, SparsightError
+from sparsight.errors import LONGEST, SparsightError, brief
 
 REFUSED, OURS, INTERRUPTED = 1, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
 VERBOSE = "--verbose"
@@ -53,13 +53,13 @@ def ending(error: Exception) -> tuple[str, int]:
     if isinstance(error, SparsightError):
         return str(error), REFUSED
     if isinstance(error, OSError):
-        return brief(f"the system refused: {error}", ""), REFUSED
+        return ended(f"the system refused: {error}", ""), REFUSED
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     if _is_out_of_memory(error):
-        return brief(f"out of memory: take a lower resolution or a smaller model ({what}", ")"), REFUSED
+        return ended(f"out of memory: take a lower resolution or a smaller model ({what}", ")"), REFUSED
     if (name := raised_in(error)) != "sparsight":
-        return brief(f"{name} failed with {what}", f"; {DETAILS}"), REFUSED
-    return brief("this is a fault of sparsight, please report it: " + what, f"; {DETAILS}"), OURS
+        return ended(f"{name} failed with {what}", f"; {DETAILS}"), REFUSED
+    return ended("this is a fault of sparsight, please report it: " + what, f"; {DETAILS}"), OURS
 
 
 def raised_in(error: Exception) -> str:
@@ -69,10 +69,9 @@ def raised_in(error: Exception) -> str:
     return next((name for name in reversed(packages) if name and name not in NEUTRAL), "sparsight")
 
 
-def brief(text: str, end: str) -> str:
-    """`text` on one line and cut, so that with `end` it is no longer than a sentence may be."""
-    line, room = " ".join(text.split()), LONGEST - len(end)
-    return (line if len(line) <= room else line[: room - 3] + "...") + end
+def ended(text: str, end: str) -> str:
+    """`text` cut, so that with `end` it is no longer than a sentence may be."""
+    return brief(text, LONGEST - len(end)) + end
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -119,7 +119,8 @@ class Encoder:
         if "maps" not in self.outputs:
             return 0
         height, width = (side * patch for side, patch in zip(grid, self.patch_px, strict=True))
-        found = self(torch.zeros(1, len(self.loaded.mean), height, width), grid)
+        black = torch.zeros(1, len(self.loaded.mean), height, width, dtype=torch.float32, device="cpu")
+        found = self(black, grid)
         return sum(value.numel() for value in found.values() if value.ndim == 4)
 
 

@@ -9,7 +9,7 @@ from sparsight.encode.index import search_index
 from sparsight.encode.reading import Opened, open_sink, unit, vectors_of
 from sparsight.encode.settings import EncoderSettings
 from sparsight.errors import ImagesError, SparsightError
-from sparsight.images import brief
+from sparsight.images import short_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,7 @@ def encoded(opened: Opened, picture: Path, column: str) -> "np.ndarray":
         image = encoder.picture(data, grid)[0]
     except (OSError, ImagesError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        raise ImagesError(f"{brief(picture)} cannot be read: {why}") from None
+        raise ImagesError(f"{short_name(picture)} cannot be read: {why}") from None
     vector = encoder(image[None], grid)[column][0].numpy()
     return unit(vector[None])[0]
 

@@ -12,7 +12,7 @@ from sparsight.encode.room import part_size
 from sparsight.encode.sinks import sink_at
 from sparsight.encode.sources import Source
 from sparsight.encode.work import Job
-from sparsight.images import brief
+from sparsight.images import short_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class How:
 def notes(source: Source, encoder: Encoder) -> Iterator[str]:
     """What a user should know before the work."""
     if passed := source.passed():
-        yield f"left out of {brief(source.place)}: {passed}"
+        yield f"left out of {short_name(source.place)}: {passed}"
     yield from encoder.loaded.notes
     if encoder.loaded.random_weights:
         yield "these are random weights: speed means something, the features do not"

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from sparsight.errors import ImagesError
-from sparsight.images import brief, read_picture
+from sparsight.images import read_picture, short_name
 
 MAX_PIXELS = 80_000_000  # of a picture that is dropped in
 
@@ -38,7 +38,7 @@ def opened(path: str | Path) -> Image.Image:
         picture = read_picture(Path(path))
     except ImagesError as error:
         # By its name alone: where uploads are kept means nothing to who dropped it in.
-        raise ImagesError(str(error).replace(brief(path), brief(Path(path).name))) from None
+        raise ImagesError(str(error).replace(short_name(path), short_name(Path(path).name))) from None
     if picture.width * picture.height > MAX_PIXELS:
         raise ImagesError(f"the picture has more than {MAX_PIXELS // 10**6} million pixels")
     return picture

@@ -19,7 +19,7 @@ def _features(m, images):
     grid = (height // px, width // px)
     patches = images.unflatten(3, (grid[1], px)).unflatten(2, (grid[0], px))
     patches = patches.permute(0, 2, 4, 3, 5, 1).reshape(b, grid[0] * grid[1], -1)
-    shapes = torch.tensor([grid] * b)  # the model reads its values, on the host
+    shapes = torch.tensor([grid] * b, device="cpu")  # the model reads its values, on the host
     return m(patches, pixel_attention_mask=None, spatial_shapes=shapes).last_hidden_state
 
 

@@ -4,7 +4,7 @@ from sparsight.images.decode import Picture, decoded, read_picture
 from sparsight.images.files import IMAGENET_MEAN, IMAGENET_STD, ImageFiles, ImageFolder, to_tensor
 from sparsight.images.folder import Found, image_files, is_passed_over, look_through
 from sparsight.images.given import Pictures, pictures_of
-from sparsight.images.names import brief, shown
+from sparsight.images.names import short_name, shown
 from sparsight.images.resolution import check_resolution, parse_resolution
 from sparsight.images.sets import Held, Images, Item, Items, Reader, left_out, named
 from sparsight.images.wanted import Wanted, normal_of
@@ -23,7 +23,6 @@ __all__ = [
     "Pictures",
     "Reader",
     "Wanted",
-    "brief",
     "check_resolution",
     "decoded",
     "image_files",
@@ -35,6 +34,7 @@ __all__ = [
     "parse_resolution",
     "pictures_of",
     "read_picture",
+    "short_name",
     "shown",
     "to_tensor",
 ]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from sparsight.errors import ImagesError
 from sparsight.images.folder import kinds
-from sparsight.images.names import brief
+from sparsight.images.names import short_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,7 +42,7 @@ def decoded(source: "str | PathLike[str] | bytes", bands: int = 3) -> Picture:
     """
     from PIL import Image
 
-    name = "bytes" if isinstance(source, bytes) else brief(source)
+    name = "bytes" if isinstance(source, bytes) else short_name(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of damaged metadata, and of sizes that are still read

@@ -10,7 +10,7 @@ from sparsight.arguments import checked
 from sparsight.errors import ImagesError
 from sparsight.images.decode import decoded
 from sparsight.images.folder import look_through
-from sparsight.images.names import brief, shown
+from sparsight.images.names import short_name, shown
 from sparsight.images.wanted import normal_of
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ImageFolder(ImageFiles):
         if not self.paths:
             there = ", ".join(f"{count} {reason}" for reason, count in found.passed.most_common(4))
             raise ImagesError(
-                f"{brief(self.folder)} holds no image that can be read"
+                f"{short_name(self.folder)} holds no image that can be read"
                 + (f", but {there}" if there else "")
             )
 
@@ -110,4 +110,5 @@ def to_tensor(image: object, mean: Sequence[float], std: Sequence[float]) -> "Te
 
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     pixels = (pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)).float() / 255
-    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    middle, spread = (pixels.new_tensor(values)[:, None, None] for values in (mean, std))
+    return (pixels - middle) / spread

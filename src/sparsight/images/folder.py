@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sparsight.errors import ImagesError
-from sparsight.images.names import brief
+from sparsight.images.names import short_name
 
 # What Pillow reads by itself: no PostScript (which runs another program), no stub for other readers.
 FORMATS = (
@@ -76,7 +76,7 @@ def look_through(folder: Path) -> Found:
             entries = sorted(os.scandir(place), key=lambda entry: entry.name)
         except OSError as error:
             if place == folder:
-                raise ImagesError(f"cannot list {brief(folder)}: {error.strerror}") from None
+                raise ImagesError(f"cannot list {short_name(folder)}: {error.strerror}") from None
             found.passed[f"folder that cannot be listed ({error.strerror})"] += 1
             continue
         for entry in entries:
@@ -104,19 +104,19 @@ def check_folder(folder: Path) -> None:
             return
         exists = folder.exists()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        raise ImagesError(f"cannot open the folder {brief(folder)}: {error}") from None
+        raise ImagesError(f"cannot open the folder {short_name(folder)}: {error}") from None
     if not exists:
-        raise ImagesError(f"there is no folder {brief(folder)}")
+        raise ImagesError(f"there is no folder {short_name(folder)}")
     ending = folder.suffix.lower()
     if ending in ARCHIVES:
-        raise ImagesError(f"{brief(folder)} is an archive: unpack it, and give the folder")
+        raise ImagesError(f"{short_name(folder)} is an archive: unpack it, and give the folder")
     if ending in TABLES:
         raise ImagesError(
-            f"{brief(folder)} is no folder: write its pictures as files, or read them in Python"
+            f"{short_name(folder)} is no folder: write its pictures as files, or read them in Python"
         )
     if ending in kinds()[1] | PHONES:
-        raise ImagesError(f"{brief(folder)} is a single picture: give the folder that holds it")
-    raise ImagesError(f"{brief(folder)} is a file: give a folder of pictures")
+        raise ImagesError(f"{short_name(folder)} is a single picture: give the folder that holds it")
+    raise ImagesError(f"{short_name(folder)} is a file: give a folder of pictures")
 
 
 def _identity(place: Path) -> tuple[int, int]:
@@ -133,4 +133,4 @@ def _kind(name: str, is_file: bool) -> str:
         return f"{ending} (pip install 'sparsight[heic]')"
     if ending in ARCHIVES:
         return f"{ending} (unpack it)"
-    return brief(ending) or "without an ending"
+    return short_name(ending) or "without an ending"

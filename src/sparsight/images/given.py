@@ -12,7 +12,7 @@ from sparsight.errors import ImagesError
 from sparsight.images.files import ImageFiles, ImageFolder
 from sparsight.images.folder import check_folder
 from sparsight.images.indexed import indexed, told
-from sparsight.images.names import brief
+from sparsight.images.names import short_name
 from sparsight.images.sets import Held, Images, named
 from sparsight.images.single import looks_plain, picture_in, tensor_of
 from sparsight.images.wanted import Wanted
@@ -124,7 +124,7 @@ class Pictures:
         """With the picture's name, unless a file's is in it already."""
         if reason.startswith("cannot read "):
             return ImagesError(reason)
-        return ImagesError(f"{brief(named(self.items, index))}: {reason}")
+        return ImagesError(f"{short_name(named(self.items, index))}: {reason}")
 
 
 def _with_labels(item: Any, wanted: Wanted) -> "tuple[Tensor, ...]":

@@ -15,7 +15,7 @@ def shown(name: "str | PathLike[str]") -> str:
     )
 
 
-def brief(name: "str | PathLike[str]") -> str:
+def short_name(name: "str | PathLike[str]") -> str:
     """`shown`, short enough for a sentence: the middle of a long name is left out."""
     text = shown(name)
     return text if len(text) <= LONGEST else f"{text[:HEAD]}…{text[HEAD - LONGEST + 1 :]}"

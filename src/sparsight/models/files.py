@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sparsight.errors import SparsightError
+from sparsight.errors import SparsightError, brief
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,12 +51,6 @@ def _unwrapped(name: str) -> str:
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     return name
-
-
-def brief(error: object, most: int = 150) -> str:
-    """The message of another library in one line, cut where it grows long."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0] + " ..."
 
 
 def _safetensors(path: Path) -> "dict[str, Tensor]":

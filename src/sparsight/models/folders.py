@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import SparsightError
-from sparsight.models.files import INDEX, OTHERS, TORCH, brief
+from sparsight.errors import SparsightError, brief
+from sparsight.models.files import INDEX, OTHERS, TORCH
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 # Files that tell what a folder without a config.json is, and what to do.

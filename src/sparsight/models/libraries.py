@@ -7,9 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sparsight.errors import SparsightError
+from sparsight.errors import SparsightError, brief
 from sparsight.families.base import is_instance
-from sparsight.models.files import brief
 
 if TYPE_CHECKING:
     from torch import nn

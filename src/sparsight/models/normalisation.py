@@ -3,9 +3,8 @@
 import math
 from typing import Any
 
-from sparsight.errors import SparsightError
+from sparsight.errors import SparsightError, brief
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD, normal_of
-from sparsight.models.files import brief
 from sparsight.models.libraries import import_transformers
 
 Normal = tuple[tuple[float, ...], tuple[float, ...]]

@@ -146,7 +146,8 @@ def fit_relevance(
         # A function of the step, so that resuming is exact; rho is the same for all processes.
         number = settings.seed * 1_000_003 + step
         low, high = settings.rho
-        chance = torch.rand((), generator=torch.Generator().manual_seed(number), device="cpu").item()
+        generator = torch.Generator().manual_seed(number)
+        chance = torch.rand((), generator=generator, dtype=torch.float32, device="cpu").item()
         draw.rho = low + (high - low) * chance
         draw.generator.manual_seed(number * accelerator.num_processes + accelerator.process_index)
         batch = pictures(step)

@@ -139,7 +139,7 @@ def knn(queries: Tensor, bank: Tensor, truth: Tensor, classes: int) -> Tensor:
     bank, answers = F.normalize(bank, dim=1), []
     for part in F.normalize(queries, dim=1).split(QUERIES_AT_ONCE):
         similarity, near = (part @ bank.T).topk(k, dim=1)
-        votes = torch.zeros(len(part), classes, device=bank.device)
+        votes = torch.zeros(len(part), classes, dtype=similarity.dtype, device=bank.device)
         votes.scatter_add_(1, truth[near], (similarity / TEMPERATURE).exp())
         answers.append(votes.argmax(1))
     return torch.cat(answers)

@@ -50,9 +50,8 @@ def fit_each(
         grid = grid_of(len(tokens[0]), request.resolution)
         shares = patch_shares(sample.labels, grid, classes)
         per_picture = per_picture or CACHE_BYTES // (4 * tokens[0].shape[1] * count * len(models))
-        order = torch.randperm(
-            len(shares), generator=torch.Generator().manual_seed(request.seed + place)
-        )
+        generator = torch.Generator().manual_seed(request.seed + place)
+        order = torch.randperm(len(shares), generator=generator, device="cpu")
         chosen = order[shares.sum(1)[order] > 0][: max(1, per_picture)]
         targets.append(shares[chosen])
         for seen, token in zip(features, tokens, strict=True):
@@ -125,8 +124,8 @@ def patch_shares(labels: Tensor, grid: tuple[int, int], classes: int) -> Tensor:
     for nothing, so a row sums to the share of its pixels that have a label.
     """
     (height, width), (rows, columns) = labels.shape, grid
-    row = (torch.arange(height) * 2 + 1) * rows // (2 * height)
-    column = (torch.arange(width) * 2 + 1) * columns // (2 * width)
+    row = (torch.arange(height, device="cpu") * 2 + 1) * rows // (2 * height)
+    column = (torch.arange(width, device="cpu") * 2 + 1) * columns // (2 * width)
     patch = (row[:, None] * columns + column).flatten()
     pixels = torch.bincount(patch, minlength=rows * columns)
     flat = labels.flatten()
@@ -144,7 +143,7 @@ def label_map(model: nn.Module, fitted: Probe, picture: Tensor, size: tuple[int,
 
 def largest(logits: Tensor, size: tuple[int, int]) -> Tensor:
     """argmax over classes of logits (1, k, rows, columns) enlarged to `size`, some classes at a time."""
-    best = torch.full(size, -torch.inf, device=logits.device)
+    best = torch.full(size, -torch.inf, dtype=logits.dtype, device=logits.device)
     labels = torch.zeros(size, dtype=torch.long, device=logits.device)
     for start in range(0, logits.shape[1], CLASSES_AT_ONCE):
         part = F.interpolate(logits[:, start : start + CLASSES_AT_ONCE], size, mode="bilinear")

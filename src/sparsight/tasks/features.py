@@ -40,7 +40,7 @@ def run(arms: Arms, request: Request) -> Outcome:
     error, cosine = torch.stack(errors, 1), torch.stack(cosines, 1)  # (layers + 1, pictures)
 
     def rows(layer: int, of: str) -> list:
-        nothing, whole = torch.zeros(len(places)), torch.ones(len(places))
+        nothing, whole = torch.zeros_like(error[layer]), torch.ones_like(cosine[layer])
         found = (("relative error", nothing, error[layer]), ("cosine", whole, cosine[layer]))
         return [
             compare(metric, mean_of(dense), mean_of(sparse), len(places), request.seed, of)
@@ -54,7 +54,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         images=len(places),
         worst=worst_images(
             [request.name_of(images.paths[place]) for place in places],
-            torch.zeros(len(places)),
+            torch.zeros_like(error[-1]),
             error[-1],
             request.worst,
             higher_is_better=False,

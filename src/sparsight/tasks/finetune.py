@@ -109,7 +109,8 @@ def finetune(
     tuned = in_float32(copy.deepcopy(model)).to(accelerator.device).eval()
     with evaluating(tuned):
         start = fit_each((encoder_in(tuned, module),), samples, request, CLASSES).probes[0]
-        patches = len(patches_of(encoder_in(tuned, module), torch.zeros(len(request.mean), *resolution)))
+        black = torch.zeros(len(request.mean), *resolution, dtype=torch.float32, device="cpu")
+        patches = len(patches_of(encoder_in(tuned, module), black))
     grid = grid_of(patches, resolution)
     known = identity(encoder, family).model_dump(mode="json")
     adapters = _with_adapters(encoder_in(tuned, module), family, settings)

@@ -22,7 +22,7 @@ def compare(
     metric: str, dense: Statistic, sparse: Statistic, images: int, seed: int = 0, of: str = ""
 ) -> dict[str, Any]:
     """One row: both arms, sparse - dense, and its interval (None with fewer than two images)."""
-    every = torch.ones(1, images, dtype=torch.float64)
+    every = torch.ones(1, images, dtype=torch.float64, device="cpu")
     first, second = dense(every).item(), sparse(every).item()
     low = high = None
     if images > 1:
@@ -30,7 +30,7 @@ def compare(
         differences = differences[~differences.isnan()]  # a draw that misses all of a class's images
         if len(differences):
             tail = (1 - CONFIDENCE) / 2
-            ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+            ends = differences.new_tensor([tail, 1 - tail])
             low, high = torch.quantile(differences, ends).tolist()
     return (
         {"metric": metric}
@@ -45,9 +45,9 @@ def draws(images: int, seed: int):
     step = max(1, AT_ONCE // images)
     for start in range(0, RESAMPLES, step):
         count = min(step, RESAMPLES - start)
-        drawn = torch.randint(images, (count, images), generator=generator)
-        ones = torch.ones(count, images, dtype=torch.float64)
-        yield torch.zeros(count, images, dtype=torch.float64).scatter_add_(1, drawn, ones)
+        drawn = torch.randint(images, (count, images), generator=generator, device="cpu")
+        ones = torch.ones(count, images, dtype=torch.float64, device="cpu")
+        yield torch.zeros_like(ones).scatter_add_(1, drawn, ones)
 
 
 def mean_of(values: Tensor) -> Statistic:

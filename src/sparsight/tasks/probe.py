@@ -41,8 +41,8 @@ def fit(features: Tensor, targets: Tensor, classes: int, what: str = "Fitting th
     mean, spread = features.mean(0), features.std(0, correction=0)
     # A channel that only rounding moves would be blown up to the size of the others.
     std = spread.masked_fill(spread <= ROUNDING * mean.abs(), 1)
-    weight = torch.zeros(features.shape[1], classes, device=features.device, requires_grad=True)
-    bias = torch.zeros(classes, device=features.device, requires_grad=True)
+    weight = features.new_zeros(features.shape[1], classes, requires_grad=True)
+    bias = features.new_zeros(classes, requires_grad=True)
     total = targets.sum() if targets.ndim == 2 else len(targets)
     chunks = list(zip(features.split(ROWS_AT_ONCE), targets.split(ROWS_AT_ONCE), strict=True))
     solver = torch.optim.LBFGS(

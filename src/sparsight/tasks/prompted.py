@@ -59,7 +59,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         places.append(place)
     if not places:
         raise LabelsError(f"every mask in {request.data} whose picture can be read is empty")
-    objects_in = torch.tensor(numbers, dtype=torch.float64)
+    objects_in = torch.tensor(numbers, dtype=torch.float64, device="cpu")
     dense, sparse = (torch.stack(seen).double() for seen in sums)
     files = [request.name_of(samples.pairs[place].image) for place in places]
     return Outcome(
@@ -93,7 +93,7 @@ def predict(model: nn.Module, picture: Tensor, points: Tensor, masks: Tensor) ->
     like = next(model.parameters())
     height, width = picture.shape[1:]
     # The prompt encoder adds half a pixel; in half precision places would be rounded by several.
-    places = (points * torch.tensor([width, height]) - 0.5).to(like.device, torch.float32)
+    places = (points * points.new_tensor([width, height]) - 0.5).to(like.device, torch.float32)
     found = model(
         pixel_values=picture[None].to(like.device, like.dtype), input_points=places[None],
         input_labels=torch.full((1, *points.shape[:2]), INSIDE, device=like.device),

@@ -7,7 +7,7 @@ from sparsight.encode.sources.files import Folder, NamedFiles
 from sparsight.encode.sources.shards import Shards
 from sparsight.encode.sources.tables import Tables, parquets
 from sparsight.errors import ImagesError
-from sparsight.images import brief, image_files
+from sparsight.images import image_files, short_name
 
 __all__ = ["Source", "UnreadError", "source_of"]
 
@@ -37,7 +37,7 @@ def kind_of(place: str) -> type[Source]:
             ".parquet"
         )
     if not path.is_dir():
-        raise ImagesError(f"there are no pictures at {brief(place)}")
+        raise ImagesError(f"there are no pictures at {short_name(place)}")
     if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
         return Tables
     there = [kind for kind, holds in HOLDS.items() if holds(path)]

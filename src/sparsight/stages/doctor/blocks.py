@@ -54,7 +54,8 @@ def runner(blocks: Iterable[nn.Module], call: Call) -> Run:
         if isinstance(value, Tensor):
             if not value.is_floating_point():
                 return torch.ones(value.shape, dtype=value.dtype, device=like.device)
-            return torch.randn(value.shape, generator=generator, device=like.device).to(dtype)
+            noise = value.new_empty(value.shape, dtype=torch.float32, device=like.device)
+            return noise.normal_(generator=generator).to(dtype)
         if isinstance(value, tuple | list):
             return type(value)(map(filled, value))
         return value
