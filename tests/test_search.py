@@ -1,6 +1,7 @@
 """The search under a budget: its latency table, its trials, its front and its budgets."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -206,6 +207,20 @@ def test_a_search_completes_every_point_of_the_front(tmp_path):
         maps = {tensor_name("sve", layer, "map") for layer in point.sve.layers}
         assert set(point.weights) == maps
         assert all(point.weights[name].abs().max() > 0 for name in maps)
+
+
+def test_a_half_model_is_searched_in_its_own_precision(tmp_path):
+    model = make_model("augreg").bfloat16()
+    images = list(make_images(make_model("augreg"), 6, (9, 8)))  # pictures are float32, as they are read
+    plan = search(model, images, Budget(speedup=1e-3), tmp_path, METHOD.completed(), QUICK)
+    table = json.loads((tmp_path / "front.json").read_text())
+    assert all(math.isfinite(row["search_error"]) for row in table["rows"])
+    assert all(value.dtype == torch.float32 for value in plan.weights.values())
+    sparsight.apply(model, plan)
+    with torch.inference_mode():
+        found = model.forward_features(images[0][None].bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert found.isfinite().all()
 
 
 def test_a_search_is_over_one_method(tmp_path):

@@ -1,6 +1,7 @@
 """SPOT: the statistics it reads, who leaves, what is left behind, and how it learns."""
 
 import copy
+import math
 from itertools import chain, pairwise
 
 import pytest
@@ -374,6 +375,25 @@ def sparse_pictures(model):
 def settings_for_test(**changes):
     usual = {"steps": 40, "rho": (0.5, 0.5), "batch": 2, "learning_rate": 1e-2}
     return sparsight.RelevanceTraining(**(usual | changes))
+
+
+@pytest.mark.parametrize("train", ["predictors", "blocks"])
+def test_a_half_model_learns_relevance_in_float32_and_runs_in_its_own(train):
+    model = make_model("augreg").bfloat16()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    config = sparsight.SPOT(stages=(1, 2), min_tokens=0, hidden=8, sample=9)
+    pictures = list(make_images(make_model("augreg"), 3, (9, 8)))
+    plan, losses = sparsight.fit_relevance(
+        model, Plan(methods=(config,)), pictures, settings_for_test(steps=3, train=train)
+    )
+    assert all(math.isfinite(loss) for loss in losses)
+    assert all(value.dtype == torch.float32 for value in plan.weights.values())
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    sparsight.apply(model, plan)
+    with torch.no_grad():
+        found = features(model, pictures[0][None].bfloat16())
+    assert found.dtype == torch.bfloat16
+    assert found.isfinite().all()
 
 
 def test_training_lowers_the_loss_and_every_network_learns():
