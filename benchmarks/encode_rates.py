@@ -100,7 +100,7 @@ def ray_rates(work: Path, count: int, actors: int) -> dict[str, Any]:
     out = work / "ray"
     shutil.rmtree(out, ignore_errors=True)
     line = [sys.executable, "-m", "sparsight", "encode", work / "run", "--images", work / "timed"]
-    line += ["--out", out, "--max-tokens", MAX_TOKENS, "--part", max(1, count // (4 * actors))]
+    line += ["--out", out, "--max-tokens", MAX_TOKENS, "--part", max(1, count // (2 * actors))]
     line += ["--ray", "--actors", actors, "--threads", 1]
     subprocess.run([str(word) for word in line], check=True, capture_output=True)
     tallies = Ledger(out).done().values()
