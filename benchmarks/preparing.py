@@ -36,7 +36,8 @@ PICTURES = 2
 
 
 def calibration(model: Any, size: int) -> dict[str, harness.Build]:
-    pictures, family = [torch.randn(3, size, size) for _ in range(PICTURES)], family_in(model)
+    device, family = next(model.parameters()).device, family_in(model)
+    pictures = [torch.randn(3, size, size, device=device) for _ in range(PICTURES)]
     bench, depth = bench_of(model, pictures), len(family.blocks(model))
     exit_ = depth // 6
     sve = sparsight.SVE(layers=range(depth), completion="map", min_tokens=0)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -368,3 +369,38 @@ def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(suite, tmp
     again = Log(tmp_path, "mark")
     (row,) = [row for row in counted(again.rows) if row["kind"] == "commands"]
     assert (row["inputs"], row["right"], row["crash"]) == (2, 1, 1)
+
+
+def test_the_gpu_plan_is_tried_on_a_cpu(suite, tmp_path, monkeypatch):
+    from gpu import run, sizes
+
+    monkeypatch.setattr(run.harness.gc, "collect", lambda: 0)  # a third of a second for each arm
+    # On a CPU it is a profile, which takes a second for each arm; on a GPU it is a counter.
+    monkeypatch.setattr(run.timing, "peak_memory_mb", lambda call, device: (call(), 0.0)[1])
+    one_model = replace(sizes.TINY, models=sizes.TINY.models[:1])
+    told = run.run(5.0, tmp_path, one_model, torch.device("cpu"))
+    assert all(text.startswith("measured in") for text in told.values()), told
+    assert {path.stem for path in tmp_path.iterdir()} == {*told, "parts"}
+
+    def rows(part):
+        return json.loads((tmp_path / f"{part}.json").read_text())["rows"]
+
+    checked = {(row["operation"], row["format"]): row for row in rows("checks")}
+    # Rounding of the format, times the square root of what is summed: at most the 101 tokens.
+    for kind, digits in (("float32", 24), ("bfloat16", 8), ("float16", 11)):
+        errors = [row["mean"] for (_, found), row in checked.items() if found == kind]
+        assert len(errors) == 5
+        assert max(errors) < 101**0.5 * 2.0**-digits
+    found = {row["arm"]: row for row in rows("dinov2-tiny-float32")}
+    assert "latency_ms" in found["dense, compiled"]
+    assert "CUDA GPU" in found["dense, CUDA graph"]["hole"]
+    assert sum("speedup" in row for row in found.values()) > 5
+    assert {row["arm"] for row in rows("profile")} >= {"module dense", "module reuse"}
+
+
+def test_the_gpu_plan_ends_in_time_and_says_what_it_left(suite, tmp_path):
+    from gpu import run, sizes
+
+    told = run.run(0.0, tmp_path, sizes.TINY, torch.device("cpu"))
+    assert set(told.values()) == {"not measured: the time was up"}
+    assert json.loads((tmp_path / "parts.json").read_text())["parts"] == told

@@ -66,8 +66,12 @@ def test_starts_take_the_least_harmful_layers_first():
     assert all(set(start) == set(space().genes) for start in space().starts())
 
 
-@pytest.mark.parametrize("preset", ["nsga2", "evolution"])
-def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_goes_on(tmp_path, preset):
+@pytest.mark.parametrize(("preset", "half"), [
+    ("nsga2", b""), ("evolution", b""),
+    ("nsga2", b'{"op_code": 4, "tri'),  # a full disk cuts a line
+    ("nsga2", b'{"op_code": 4, "tri{"op_code": 5}\n'),  # which another was written behind
+])  # fmt: skip
+def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_goes_on(tmp_path, preset, half):
     settings = Search(trials=30, population=6, parents=3, preset=preset, seed=3)
     whole = run_trials(space(), settings, cost, harm, None, "recipe")
     assert len({t.key for t in whole}) == len(whole) == 30  # no setting is tried twice
@@ -82,6 +86,8 @@ def test_the_same_seed_gives_the_same_trials_and_an_interrupted_search_goes_on(t
 
     with pytest.raises(KeyboardInterrupt):
         run_trials(space(), settings, cost, killed, tmp_path, "recipe")
+    with (tmp_path / trials_module.JOURNAL).open("ab") as journal:
+        journal.write(half)
     resumed = run_trials(space(), settings, cost, harm, tmp_path, "recipe")
     assert pareto(resumed) == pareto(whole)
     assert [t.key for t in resumed] == [t.key for t in whole]

@@ -325,6 +325,10 @@ def test_a_plan_that_runs_dense_at_this_size_is_told(model, colours):
     assert found["scores"][0]["sparse"] == 0
     quiet = sparsight.evaluate(model, HALF, "features", colours, SIZE)
     assert quiet["notes"] == []
+    mixed = sparsight.SVE(layers=(0, 1), keep=(1.0, 0.25), min_tokens=0)
+    told = "at 64x96 there are 25 tokens, of which sve keeps all: it ran dense in 1 of its 2 layers"
+    assert sparsight.evaluate(model, mixed, "features", colours, SIZE)["notes"] == [told]
+    assert sparsight.measure(model, mixed, resolutions=[SIZE], repeats=1)["notes"] == [told]
 
 
 def test_methods_are_judged_together_and_one_that_runs_dense_is_named(model, colours):
@@ -333,8 +337,7 @@ def test_methods_are_judged_together_and_one_that_runs_dense_is_named(model, col
     found = sparsight.evaluate(model, both, "features", colours, SIZE)
     assert found["protocol"]["plan"] == ("1 layer keep 0.25, sampled; after 1 keep 0.5, standout, last")
     assert found["notes"] == [
-        "at 64x96 there are 25 tokens, fewer than the 1000 from which the plan is sparse: the layers of "
-        "early-exit ran dense"
+        "at 64x96 there are 25 tokens, fewer than the 1000 from which early-exit is sparse: it ran dense"
     ]
     leaving = sparsight.evaluate(model, [both[0], exits.at_any_size()], "features", colours, SIZE)
     assert leaving["notes"] == []

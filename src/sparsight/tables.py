@@ -93,6 +93,8 @@ def show_measurement(result: Mapping[str, Any]) -> None:
             f"{case['gflops']:.1f}",
         )  # fmt: skip
     _print(table)
+    for note in result["notes"]:
+        Console().print(note, highlight=False)
     if moved := result.get("fidelity"):
         Console().print(
             f"final features over {moved['images']} images at {moved['resolution']}: relative error "

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from sparsight.attach import family_in
 from sparsight.encode import pictures
-from sparsight.encode.dense import sparse_calls
 from sparsight.encode.loading import facts_of, fingerprint, open_model
 from sparsight.encode.settings import EncoderSettings
 from sparsight.encode.sizes import Grid, grid_within, name
 from sparsight.errors import PlanError, SparsightError
+from sparsight.stages.fallback import dense_runs
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.pictures import check_takes
@@ -80,9 +80,9 @@ class Encoder:
                 if grid in self._dense:
                     tokens = self.family.features(self.model, images)
                 else:
-                    with sparse_calls(self.model) as seen:
+                    with dense_runs(self.model) as ran:
                         tokens = self.family.features(self.model, images)
-                    self._dense[grid] = not any(seen)
+                    self._dense[grid] = all(ran.values())
                 taps = {layer: tapped[layer].flatten(1, -2) for layer in self.settings.taps}
         except (RuntimeError, AssertionError, ValueError) as error:
             raise SparsightError(_refused(error, len(batch), images.shape)) from error

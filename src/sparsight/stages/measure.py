@@ -17,6 +17,7 @@ from sparsight.images import Images, Reader, check_resolution, named
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import timing
+from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.observe import evaluating
 from sparsight.stages.pictures import noise, pictures_for
 from sparsight.stages.progress import track
@@ -65,6 +66,7 @@ def measure(
                 plan=as_applied(arms["sparse"]).label, source=plan.source,
             ),
             "cases": cases,
+            "notes": [note for size in resolutions for note in fallback_notes(arms["sparse"], size)],
         }  # fmt: skip
         if images is not None:
             result["fidelity"] = compare_features(arms["dense"], arms["sparse"], images, max_images)

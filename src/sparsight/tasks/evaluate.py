@@ -8,17 +8,15 @@ from typing import Any
 from torch import nn
 
 from sparsight.arguments import checked
-from sparsight.attach import What, applied, apply, as_plan, family_in
+from sparsight.attach import What, applied, apply, as_plan
 from sparsight.data import Size
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
-from sparsight.fit import places
-from sparsight.methods import method_of
-from sparsight.plan import Plan
 from sparsight.stages import timing
+from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.measure import name as size_name
-from sparsight.stages.observe import evaluating, outputs_of
-from sparsight.stages.pictures import check_takes, noise
+from sparsight.stages.observe import evaluating
+from sparsight.stages.pictures import check_takes
 from sparsight.tasks import task_named
 from sparsight.tasks.base import Arms, requested
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
@@ -70,7 +68,7 @@ def evaluate(
         arms = Arms(encoder, apply(encoder_in(changed, module), given), (model, changed))
         used = applied(arms.sparse).plan  # type: ignore[union-attr]  # with every layer named
         found = chosen.run(arms, request)
-        notes = [*_dense_notes(arms, used, size), *found.notes]
+        notes = [*fallback_notes(arms.sparse, size), *found.notes]
     return {
         "task": task,
         "protocol": timing.setting(first.device, first.dtype) | {
@@ -87,22 +85,3 @@ def evaluate(
         "skipped": found.skipped,
         "notes": notes,
     }  # fmt: skip
-
-
-def _dense_notes(arms: Arms, plan: Plan, size: tuple[int, int]) -> list[str]:
-    """A warning for each method whose layers have so few tokens that they run dense."""
-    dense, notes = arms.dense, []
-    family = family_in(dense)
-    changed = [(place.config, place.layer) for place in places(plan, dense, family)]
-    with outputs_of(dense, {layer for _, layer in changed}) as found:
-        family.features(dense, noise(dense, size))
-    for config in plan.methods:
-        own = [found[layer] for used, layer in changed if used is config]
-        tokens = max((output.shape[1:-1].numel() for output in own), default=0)
-        if tokens < config.min_tokens:
-            what = "both arms" if len(plan.methods) == 1 else f"the layers of {method_of(config).name}"
-            notes.append(
-                f"at {size_name(size)} there are {tokens} tokens, fewer than the {config.min_tokens} "
-                f"from which the plan is sparse: {what} ran dense"
-            )
-    return notes

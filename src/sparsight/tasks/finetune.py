@@ -168,6 +168,7 @@ def _with_adapters(encoder: nn.Module, family: Family, settings: Finetuning) -> 
 def _write(model: nn.Module, out: Path, facts: dict[str, Any]) -> None:
     from safetensors.torch import save_model
 
-    write_atomically(out / WEIGHTS_FILE, lambda path: save_model(model.cpu(), str(path)))
     write_json(out / FACTS_FILE, facts)
+    # Last, because they say that all is there.
+    write_atomically(out / WEIGHTS_FILE, lambda path: save_model(model.cpu(), str(path)))
     (out / CHECKPOINT_FILE).unlink(missing_ok=True)

@@ -140,11 +140,15 @@ class WindowBlock(Change):
         out = scaled_dot_product_attention(*parts.qkv(attn, h), attn_mask=seen).transpose(1, 2)
         y = parts.merge(attn, out, h).view(b, -1, c)
         tokens = parts.mlp(self, parts.residual(self, tokens, y))
-        if (table := self.tensor("map")) is None:
-            left = flat.clone()
-        else:  # of all tokens where they stand, which is cheaper than to gather those that skip it
-            left = flat + mapped(normalised(flat)[None], table)[0]
+        left = self._left(flat, window_rows(x, layout.table, order[:, count:]))
         return left.index_copy_(0, rows, tokens.view(-1, c))[: b * n].view(b, n, c)
+
+    def _left(self, flat: Tensor, skipped: Tensor) -> Tensor:
+        """New rows like `flat` with what becomes of those that are `skipped`; the others' are open."""
+        if (table := self.tensor("map")) is None:
+            return flat.clone()
+        x = flat.index_select(0, skipped)
+        return torch.empty_like(flat).index_copy_(0, skipped, x + mapped(normalised(x)[None], table)[0])
 
     def _layout_of(self, x: Tensor, grid: tuple[int, int]) -> Layout:
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""

@@ -5,6 +5,8 @@ sampler is seeded anew for every trial, from the seed and the trial's number: th
 table give the same trials, whether or not the search was interrupted.
 """
 
+import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +122,23 @@ def completed(study: Any) -> list[Any]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
+def cut_damaged_end(journal: Path) -> None:
+    """Drop what a full disk or a kill left half-written: optuna would write on behind it."""
+    if not journal.is_file():
+        return
+    whole = 0
+    for line in journal.read_bytes().splitlines(keepends=True):
+        try:
+            json.loads(line)
+        except ValueError:
+            break
+        if not line.endswith(b"\n"):
+            break
+        whole += len(line)
+    if whole < journal.stat().st_size:
+        os.truncate(journal, whole)
+
+
 def _study(folder: Path | None, recipe: str, settings: Search) -> Any:
     """A new study, or the one in the folder's journal."""
     try:
@@ -132,6 +151,7 @@ def _study(folder: Path | None, recipe: str, settings: Search) -> Any:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
     if folder is not None:
+        cut_damaged_end(folder / JOURNAL)
         storage = JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
         names = optuna.get_all_study_names(storage)
         if names and names != [recipe]:

@@ -1,0 +1,71 @@
+"""Does a model run dense?  A changed module does where tokens are few, or all are kept."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparsight.attach import family_in
+from sparsight.inplace import STATE, is_changed
+from sparsight.methods import method_of
+from sparsight.stages.pictures import noise
+
+
+@contextmanager
+def dense_runs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
+    """While in here: for each changed module that was called, on how many tokens it last ran dense.
+
+    That is: its host's own code on all the tokens (of a picture) it was given; 0 if it was sparse.
+    """
+    found, given = dict[nn.Module, int](), dict[nn.Module, int]()
+
+    def called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found[module], given[module] = 0, tokens_of(module.bound(args, kwargs)[0])
+
+    def watched(module: Any) -> Any:
+        usual = module.dense
+
+        def dense(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            found[module] = given[module] if tokens_of(x) == given[module] else 0
+            return usual(x, *args, **kwargs)
+
+        return dense
+
+    changed = [part for part in model.modules() if is_changed(part)]
+    handles = [part.register_forward_pre_hook(called, with_kwargs=True) for part in changed]
+    for part in changed:
+        part.__dict__["dense"] = watched(part)
+    try:
+        yield found
+    finally:
+        for part, handle in zip(changed, handles, strict=True):
+            handle.remove()
+            del part.__dict__["dense"]
+
+
+def tokens_of(x: Tensor) -> int:
+    """Of one picture, in (b, n, c) or (b, height, width, c)."""
+    return x.shape[1:-1].numel()
+
+
+def fallback_notes(sparse: nn.Module, resolution: tuple[int, int]) -> list[str]:
+    """A sentence for each method that runs dense in some of its layers at a resolution."""
+    with torch.inference_mode(), dense_runs(sparse) as found:
+        family_in(sparse).features(sparse, noise(sparse, resolution))
+    sites = [(module.__dict__[STATE].config, tokens) for module, tokens in found.items()]
+    notes = []
+    for config in dict.fromkeys(config for config, _ in sites):
+        dense = [tokens for own, tokens in sites if own == config]
+        if not any(dense):
+            continue
+        name, most = method_of(config).name, max(dense)
+        reason = (
+            f"fewer than the {config.min_tokens} from which {name} is sparse" if most < config.min_tokens
+            else f"of which {name} keeps all"
+        )  # fmt: skip
+        where = "" if all(dense) else f" in {sum(map(bool, dense))} of its {len(dense)} layers"
+        height, width = resolution
+        notes.append(f"at {height}x{width} there are {most} tokens, {reason}: it ran dense{where}")
+    return notes
