@@ -32,9 +32,14 @@ def _one_or_each(values: list[int]) -> int | tuple[int, ...]:
     return values[0] if len(set(values)) == 1 else tuple(values)
 
 
+def _largest_weight(block: Any) -> tuple[str, torch.Tensor]:
+    """By its name in the block."""
+    return max(block.named_parameters(), key=lambda named: named[1].numel())
+
+
 def _weight_sample(layer: int, block: Any) -> tuple[float, ...]:
     """A few entries of the largest weight of a block; PlanError if it holds none that can be read."""
-    largest = max(block.parameters(), key=lambda p: p.numel()).detach()
+    largest = _largest_weight(block)[1].detach()
     plain = type(largest) in (torch.Tensor, nn.Parameter)
     if not (plain and largest.is_floating_point()):
         raise PlanError(
@@ -47,8 +52,9 @@ def _weight_sample(layer: int, block: Any) -> tuple[float, ...]:
     return tuple(flat[places].float().tolist())
 
 
-def check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
-    """Raise PlanError with the first thing in which the two models differ."""
+def check_identity(planned: ModelIdentity, model: nn.Module, family: Family) -> None:
+    """Raise PlanError with the first thing in which `model` differs from the one a plan was made for."""
+    actual = identity(model, family)
     for name in type(planned).model_fields:
         if name == "weight_samples":
             continue
@@ -67,7 +73,9 @@ def check_identity(planned: ModelIdentity, actual: ModelIdentity) -> None:
         if len(one) != len(two) or any(
             not abs(a - b) <= SAMPLE_TOLERANCE * scale for a, b in zip(one, two, strict=True)
         ):
+            block = family.blocks(model)[layer]
+            where = next(name for name, module in model.named_modules() if module is block)
             raise PlanError(
-                f"the plan was made for other weights: block {layer} of this model differs from the "
-                "one it was made for (another checkpoint, or fine-tuned since)"
+                f"the plan was made for other weights: block {layer} of this model differs, at "
+                f"{where}.{_largest_weight(block)[0]} (another checkpoint, or fine-tuned since)"
             )
