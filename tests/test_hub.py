@@ -225,16 +225,48 @@ def test_a_dry_run_speaks_to_no_hub(home, hub, run):  # noqa: F811
         ({"reasons": ("made in /home/someone/secret/place",)}, "would tell a place of this machine"),
         ({"reasons": (r"made in C:\Users\someone\x",)}, "would tell a place of this machine"),
         ({"reasons": (f"the worst is {NAME} 0.png",)}, "would tell the name of a picture"),
-        ({"reasons": (f"with {TOKEN}",)}, "looks like a token"),
+        ({"reasons": ("the worst is Übergröße.png",)}, "would tell the name of a picture"),
+        ({"recipe": {"how": {"out": "/made in/here"}}}, "would tell a place of this machine"),
+        ({"reasons": (f"with {TOKEN}",)}, "would tell a token"),
     ],
 )
-def test_what_came_into_a_plan_by_another_way_is_refused(home, hub, tmp_path, change, reason):
+def test_what_came_into_a_plan_by_another_way_is_refused(
+    home, hub, tmp_path, monkeypatch, change, reason
+):
+    (tmp_path / "made in" / "here").mkdir(parents=True)
+    monkeypatch.chdir(made := tmp_path / "made in" / "here")
+    change = json.loads(json.dumps(change).replace("/made in/here", str(made)))
     sparsight.save(sparsight.load(home / "run").with_(**change), tmp_path / "run")
-    (tmp_path / "run" / "measure.json").write_bytes((home / "run" / "measure.json").read_bytes())
+    measured = json.loads((home / "run" / "measure.json").read_text())
+    measured["fidelity"]["by_image"][1]["name"] = "album/Übergröße.png"
+    write_json(tmp_path / "run" / "measure.json", measured)
     with pytest.raises(sparsight.SparsightError, match=reason) as caught:
         sparsight.push(tmp_path / "run", "me/run")
     assert "nothing was sent" in str(caught.value)
     assert not hub.requests
+
+
+@pytest.mark.parametrize(
+    "damage", [{"cases": [{"arm": "dense"}]}, {"cases": 3}, {"protocol": []}, {"fidelity": 1}]
+)
+def test_results_of_another_kind_are_refused(home, tmp_path, damage):
+    measured = json.loads((home / "run" / "measure.json").read_text())
+    sparsight.save(sparsight.load(home / "run"), tmp_path)
+    write_json(tmp_path / "measure.json", measured | damage)
+    with pytest.raises(sparsight.SparsightError, match="not what this version writes"):
+        sparsight.push(tmp_path, "me/run", dry_run=True)
+
+
+def test_pictures_without_names_are_no_secret_and_damaged_results_are_told(home, tmp_path):
+    measured = json.loads((home / "run" / "measure.json").read_text())
+    for place, row in enumerate(measured["fidelity"]["by_image"]):
+        row["name"] = f"picture {place}"
+    sparsight.save(sparsight.load(home / "run"), tmp_path)
+    write_json(tmp_path / "measure.json", measured)
+    (tmp_path / "evaluate-features.json").write_text("{")
+    done = sparsight.push(tmp_path, "me/run", dry_run=True)
+    assert "measure.json" in done.files
+    assert any("evaluate-features.json cannot be read" in note for note in done.notes)
 
 
 @pytest.mark.parametrize(
@@ -405,6 +437,23 @@ def test_a_link_of_the_cache_to_anywhere_else_is_refused(home, offline, tmp_path
         sparsight.from_pretrained("me/run")
 
 
+def test_blobs_that_repositories_share_are_the_caches_own(home, offline):
+    snapshot = lay_cache(offline, "me/run", pushed_files(home))
+    for blob in list((offline / "models--me--run" / "blobs").iterdir()):
+        shared = offline / "blobs" / blob.name[:2] / blob.name
+        shared.parent.mkdir(parents=True, exist_ok=True)
+        blob.rename(shared)
+        blob.symlink_to(os.path.relpath(shared, blob.parent))
+    assert sparsight.load(snapshot).source == BASE
+
+
+def test_a_folder_here_is_told_where_the_hub_has_none(home, hub, monkeypatch):
+    monkeypatch.chdir(home)
+    (home / "me" / "run").mkdir(parents=True)
+    with pytest.raises(sparsight.HubError, match=r"there is no model me/run .* sparsight\.load"):
+        sparsight.from_pretrained("me/run")
+
+
 def test_a_run_that_is_not_cached_is_not_fetched_while_offline(offline):
     with pytest.raises(sparsight.HubError, match=r"is not in the cache .* HF_HUB_OFFLINE"):
         sparsight.from_pretrained("me/run")
@@ -481,6 +530,8 @@ def test_verbs_that_write_into_the_run_ask_for_a_copy_and_pull_makes_it(home, of
             code, _, err = run(*verb[:1], place, *verb[1:])
             assert code == 1
             assert "take a copy with sparsight pull" in err
+    with pytest.raises(sparsight.PlanError, match="in the hub's cache, where nothing is written"):
+        sparsight.save(sparsight.load(snapshot), snapshot)
     assert {path: path.read_bytes() for path in offline.rglob("*") if path.is_file()} == before
     code, _, err = run("pull", "me/run", "--out", tmp_path / "mine")
     assert code == 0, err

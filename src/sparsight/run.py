@@ -17,9 +17,9 @@ from pathlib import Path
 
 from sparsight import __version__
 from sparsight.arguments import checked
-from sparsight.errors import PlanError
+from sparsight.errors import HubError, PlanError
 from sparsight.files import write_atomically, write_text
-from sparsight.hub import PLAN_FILE, Reference, check_digests, fetch, may_link, referred
+from sparsight.hub import PLAN_FILE, Reference, check_digests, fetch, is_snapshot, may_link, referred
 from sparsight.plan import Plan
 from sparsight.plan_v1 import tensor_named
 
@@ -33,6 +33,10 @@ def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
     from safetensors.torch import save_file
 
     folder, text = Path(folder), plan.to_json()
+    if is_snapshot(folder):
+        raise PlanError(
+            f"{folder} is in the hub's cache, where nothing is written: choose another folder"
+        )
     if plan.weights:
         tensors = {k: v.detach().cpu().contiguous() for k, v in plan.weights.items()}
         write_atomically(folder / weights_file(text), lambda path: save_file(tensors, path))
@@ -62,7 +66,12 @@ def from_pretrained(repo: str, revision: str | None = None) -> Plan:
 
     Raises HubError if it cannot be fetched, PlanError if what is there is damaged.
     """
-    return _read(fetch(Reference.read(repo, revision)))
+    try:
+        return _read(fetch(Reference.read(repo, revision)))
+    except HubError as error:
+        if Path(repo).is_dir():
+            raise HubError(f"{error} (the folder {repo} here is read with sparsight.load)") from None
+        raise
 
 
 def is_run(place: "str | PathLike[str]") -> bool:

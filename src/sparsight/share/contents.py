@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
+
 from sparsight import __version__
 from sparsight.errors import SparsightError
 from sparsight.files import write_atomically, write_json, write_text
@@ -49,19 +51,19 @@ def contents_of(run: Path, repo: str, folder: Path, base: str | None, pictures: 
     contents = Contents(folder, known := base_of(plan, base))
     contents.notes += [known.note] if known.note else []
     found = read_run(run)
+    contents.notes += [why for why in found.missing if "cannot be read" in why]
     published = clean.plan_for(plan, known.source)
     save_plan(published, folder)
     try:
         _results(found, plan, contents, pictures)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        write_text(folder / CARD_FILE, card_of(read_run(folder), published, known, repo))
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, TemplateError) as error:
         raise SparsightError(
             f"a result in {run} is not what this version writes ({type(error).__name__}: {error}): "
             "make it anew, or remove it"
         ) from error
-    cleaned = read_run(folder)
-    write_text(folder / CARD_FILE, card_of(cleaned, published, known, repo))
     _config(folder, published, known)
-    check_nothing_leaks(folder, () if pictures else _pictures_in(found))
+    check_nothing_leaks(folder, run, () if pictures else _pictures_in(found))
     return contents
 
 
