@@ -489,13 +489,14 @@ def test_a_cache_that_cannot_be_written_is_read_or_told(home, hub, monkeypatch):
     assert sparsight.from_pretrained("me/run").source == BASE
 
 
-def test_a_base_that_changed_is_refused_by_the_tensor_that_differs(home, offline):
+@pytest.mark.parametrize("name", ["mlp.fc1.weight", "attn.qkv.weight", "attn.proj.bias", "norm2.weight"])
+def test_a_base_that_changed_is_refused_by_the_tensor_that_differs(home, offline, name):
     lay_cache(offline, "me/run", pushed_files(home))
     model = make_model("augreg")
-    model.blocks[2].mlp.fc1.weight.data += 0.1
+    model.blocks[2].get_parameter(name).data += 0.1
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        sparsight.PlanError, match=r"block 2 of this model differs, at blocks\.2\.mlp\.fc1\.weight"
+        sparsight.PlanError, match=rf"block 2 of this model differs, at {re.escape(name)} "
     ):
         sparsight.apply(model, "hub:me/run")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
