@@ -425,6 +425,18 @@ def test_runs_in_the_cache_are_read_where_they_lie(home, offline):
         sparsight.restore(sparsight.apply(model, place))
 
 
+def test_the_verbs_that_only_read_take_a_run_by_its_name_on_the_hub(offline, tmp_path):
+    from sparsight.encode.loading import open_model
+    from sparsight.encode.settings import EncoderSettings
+
+    plan = sparsight.Plan(methods=(sparsight.SVE(layers=(0, 1)),), source="demo", resolution=(256, 256))
+    sparsight.save(plan, tmp_path / "run")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    lay_cache(offline, "me/run", files)
+    loaded = open_model(EncoderSettings(model="hub:me/run"))
+    assert (loaded.plan, loaded.source, loaded.resolution) == (plan, "demo", (256, 256))
+
+
 @pytest.mark.parametrize("name", ["plan.json", "weights"])
 def test_a_link_of_the_cache_to_anywhere_else_is_refused(home, offline, tmp_path, name):
     snapshot = lay_cache(offline, "me/run", pushed_files(home))
