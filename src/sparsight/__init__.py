@@ -4,8 +4,9 @@
 >>> model = sparsight.restore(model)                                                 # as it was
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
-`load`, `restore`; and before them `finetune`, to adapt a model to a higher resolution.  Everything is
-loaded when first used, so that importing the package costs next to nothing.
+`load`, `restore`; and before them `finetune`, to adapt a model to a higher resolution; with the hub,
+`push`, `from_pretrained` and `pull`.  Everything is loaded when first used, so that importing the
+package costs next to nothing.
 """
 
 from importlib import import_module
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from sparsight.attach import apply, restore, save
     from sparsight.errors import (
         ArgumentError,
+        HubError,
         ImagesError,
         LabelsError,
         NotFiniteError,
@@ -34,7 +36,8 @@ if TYPE_CHECKING:
         ToMe,
     )
     from sparsight.plan import Plan
-    from sparsight.run import load
+    from sparsight.run import from_pretrained, load
+    from sparsight.share import pull, push
     from sparsight.stages.adapt import Adaptation, adapt
     from sparsight.stages.calibrate import analyze
     from sparsight.stages.compare import compare
@@ -66,6 +69,8 @@ _WHERE = {
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
     "fit_relevance": "sparsight.stages.relevance",
+    "from_pretrained": "sparsight.run",
+    "HubError": "sparsight.errors",
     "ImageFolder": "sparsight.images",
     "ImagesError": "sparsight.errors",
     "LabelsError": "sparsight.errors",
@@ -75,6 +80,8 @@ _WHERE = {
     "NotFiniteError": "sparsight.errors",
     "optimize": "sparsight.stages.optimize",
     "Plan": "sparsight.plan",
+    "pull": "sparsight.share",
+    "push": "sparsight.share",
     "PlanError": "sparsight.errors",
     "RelevanceTraining": "sparsight.stages.relevance",
     "restore": "sparsight.attach",
@@ -99,6 +106,7 @@ __all__ = [
     "Distillation",
     "EarlyExit",
     "Finetuning",
+    "HubError",
     "ImageFolder",
     "ImagesError",
     "LabelsError",
@@ -121,9 +129,12 @@ __all__ = [
     "evaluate",
     "finetune",
     "fit_relevance",
+    "from_pretrained",
     "load",
     "measure",
     "optimize",
+    "pull",
+    "push",
     "restore",
     "save",
     "search",

@@ -22,6 +22,10 @@ class PlanError(SparsightError):
     """A plan or run folder is damaged, or does not fit this model; nothing was changed."""
 
 
+class HubError(SparsightError):
+    """A hub has no such run, refuses it or cannot be reached; nothing was changed."""
+
+
 class ImagesError(SparsightError):
     """There is no usable image, or a resolution does not fit the model."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sparsight.errors import PlanError
 from sparsight.families import Family
-from sparsight.identity import check_identity, identity
+from sparsight.identity import check_identity
 from sparsight.inplace import check_changeable
 from sparsight.methods import Settings, method_of, tensor_name
 from sparsight.plan import Plan
@@ -57,7 +57,7 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
             "device, so load it with all of the encoder there (device_map)"
         )
     if plan.model is not None:
-        check_identity(plan.model, identity(model, family))
+        check_identity(plan.model, model, family)
     _check_tensors(plan, model, family)
     names = {id(part): name for name, part in model.named_modules()}
     for place in places(plan, model, family):

@@ -38,6 +38,7 @@ class ModelIdentity(Data):
     prefix_tokens: Annotated[int, Field(ge=0)]
     patch_px: tuple[int, int]
     weight_samples: tuple[tuple[float, ...], ...]  # a few weights of each block, before any change
+    tensor_samples: dict[str, tuple[float, ...]] = Field(default_factory=dict)  # of "3.attn.qkv.weight"
 
 
 class TensorInfo(Data):

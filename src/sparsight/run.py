@@ -7,6 +7,8 @@
 
 The weights are written first and under a name of their own, the plan last and atomically: whatever
 interrupts a save, the folder holds the old run or the new one.
+
+`hub:OWNER/NAME[@REVISION]` stands for a folder wherever a run is read.
 """
 
 import hashlib
@@ -15,12 +17,12 @@ from pathlib import Path
 
 from sparsight import __version__
 from sparsight.arguments import checked
-from sparsight.errors import PlanError
+from sparsight.errors import HubError, PlanError
 from sparsight.files import write_atomically, write_text
+from sparsight.hub import PLAN_FILE, Reference, check_digests, fetch, is_snapshot, may_link, referred
 from sparsight.plan import Plan
 from sparsight.plan_v1 import tensor_named
 
-PLAN_FILE = "plan.json"
 COMMAND_FILE = "command.txt"
 LOSSES_FILE = "losses.json"  # of every step of the distillation
 LOOK_FILE = "look.safetensors"  # single pictures, of stages/look.py
@@ -31,6 +33,10 @@ def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
     from safetensors.torch import save_file
 
     folder, text = Path(folder), plan.to_json()
+    if is_snapshot(folder):
+        raise PlanError(
+            f"{folder} is in the hub's cache, where nothing is written: choose another folder"
+        )
     if plan.weights:
         tensors = {k: v.detach().cpu().contiguous() for k, v in plan.weights.items()}
         write_atomically(folder / weights_file(text), lambda path: save_file(tensors, path))
@@ -43,19 +49,50 @@ def save_plan(plan: Plan, folder: "str | PathLike[str]") -> Path:
 
 @checked
 def load(folder: "str | PathLike[str]") -> Plan:
-    """Read a plan with its tensors; raises PlanError that says what is missing, damaged or hostile."""
+    """Read a plan with its tensors, from a folder or the hub (`hub:OWNER/NAME[@REVISION]`).
+
+    Raises PlanError that says what is missing, damaged or hostile, HubError if it cannot be fetched.
+    """
+    reference = referred(folder)
+    return _read(fetch(reference) if reference else Path(folder))
+
+
+@checked
+def from_pretrained(repo: str, revision: str | None = None) -> Plan:
+    """The plan of a run on the hub, which `apply` makes a model sparse by.
+
+    `repo`       OWNER/NAME; it is fetched where the cache does not have it
+    `revision`   a commit, tag or branch; of `main` the latest unless given
+
+    Raises HubError if it cannot be fetched, PlanError if what is there is damaged.
+    """
+    try:
+        return _read(fetch(Reference.read(repo, revision)))
+    except HubError as error:
+        if Path(repo).is_dir():
+            raise HubError(f"{error} (the folder {repo} here is read with sparsight.load)") from None
+        raise
+
+
+def is_run(place: "str | PathLike[str]") -> bool:
+    """Whether `place` is a run and no model: a folder with a plan in it, or on the hub."""
+    return referred(place) is not None or (Path(place) / PLAN_FILE).is_file()
+
+
+def _read(folder: Path) -> Plan:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    folder = Path(folder)
     if not folder.is_dir():
         raise PlanError(f"there is no run folder at {folder}")
-    file = _inside(folder, PLAN_FILE)
+    file = inside(folder, PLAN_FILE)
+    check_digests(folder, PLAN_FILE)
     plan = Plan.read(file)
     _check_version(plan, folder)
     if not plan.tensors:
         return plan
-    path = _inside(folder, weights_file(file.read_text(encoding="utf-8")))
+    path = inside(folder, weights_file(file.read_text(encoding="utf-8")))
+    check_digests(folder, path.name)
     try:
         tensors = {tensor_named(name): value for name, value in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:
@@ -102,11 +139,15 @@ def weights_file(text: str) -> str:
     return f"weights-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """`folder / name`, if that is a file in the folder itself and no link out of it."""
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, if that is a file in the folder itself and no link out of it.
+
+    In the hub's cache every file is a link, into the blobs of its repository alone.
+    """
     path = folder / name
     if not path.exists():
         raise PlanError(f"{folder} is no complete run: {name} is missing")
-    if path.resolve().parent != folder.resolve() or not path.is_file():
+    is_own = path.resolve().parent == folder.resolve() or may_link(path)
+    if not (is_own and path.is_file()):
         raise PlanError(f"{path} is not a plain file inside the run folder")
     return path

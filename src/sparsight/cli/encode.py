@@ -71,7 +71,8 @@ class OptionalAddress(TyperCommand):
 @app.command(cls=OptionalAddress)
 def encode(
     model: Annotated[
-        str, typer.Argument(metavar="RUN_OR_MODEL", help="run folder of optimize, or MODEL as elsewhere")
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="run folder, hub:OWNER/NAME, or MODEL as elsewhere"),
     ],
     images: Annotated[
         str,

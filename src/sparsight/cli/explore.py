@@ -52,11 +52,11 @@ def session_of(
     from sparsight.explore.session import Session
     from sparsight.families import encoder_in
     from sparsight.images import ImageFolder, parse_resolution
-    from sparsight.run import PLAN_FILE
+    from sparsight.run import is_run
     from sparsight.stages.pictures import check_takes
 
     plan = None
-    if (Path(model) / PLAN_FILE).is_file():
+    if is_run(model):
         plan, loaded, size = model_of(Path(model), resolution, pretrained, checkpoint)
         module = module or plan.recipe.get("module")
     else:
@@ -67,11 +67,10 @@ def session_of(
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
     folder = ImageFolder(images, size, loaded.mean, loaded.std) if images else None
-    source = plan.source if plan else model
-    if folder is None and source == "demo":
+    if folder is None and loaded.source == "demo":
         from sparsight.demo.run import measuring_pictures
 
         folder = measuring_pictures(size)  # type: ignore[assignment]
     return Session(
-        encoder, size, tuple(loaded.mean), tuple(loaded.std), out, plan, source, folder, module
+        encoder, size, tuple(loaded.mean), tuple(loaded.std), out, plan, loaded.source, folder, module
     )

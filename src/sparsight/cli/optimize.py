@@ -148,8 +148,8 @@ def optimize(
 
             how: dict[str, Any] = {"trials": trials, "seed": seed, "preset": preset}
             plan = run_search(
-                model, loaded.model, folder, out, methods[0], budget, Search(**how), latency_table,
-                start, max_images, module, size,
+                loaded.source, loaded.model, folder, out, methods[0], budget, Search(**how),
+                latency_table, start, max_images, module, size,
             )  # fmt: skip
         else:
             training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
@@ -158,7 +158,8 @@ def optimize(
             training["precision"] = "bfloat16" if bfloat16 else "float32"
             plan = stage(
                 loaded.model, folder, methods, out, select_by=select_by.value, max_error=max_error,
-                reuse_overlap=0.6 if reuse else None, max_images=max_images, source=model, module=module,
+                reuse_overlap=0.6 if reuse else None, max_images=max_images, source=loaded.source,
+                module=module,
                 **trainings({m.__class__.__name__ for m in methods}, distill, training, train.value),
             )  # fmt: skip
     write(loads(plan.to_json()), json)

@@ -23,6 +23,19 @@ def place_checked(place: Path | None) -> Path | None:
     return place
 
 
+def own_run(place: Path) -> Path:
+    """A run that a verb writes its results into: refused, before the work, if it is the hub's."""
+    from sparsight.hub import is_snapshot, referred
+
+    if (reference := referred(place)) or is_snapshot(place):
+        repo = reference.repo if reference else "OWNER/NAME"
+        raise SparsightError(
+            f"{place} belongs to the hub, and results are written into the run: take a copy with "
+            f"sparsight pull {repo} --out RUN, and give that"
+        )
+    return place
+
+
 JsonOption = Annotated[
     Path | None, typer.Option("--json", help="also write the result here", callback=place_checked)
 ]

@@ -17,6 +17,7 @@ from sparsight.cli.options import (
     ResolutionOption,
     model_of,
     open_model,
+    own_run,
     report_skipped,
     write,
 )
@@ -75,7 +76,9 @@ def analyze(
 
 @app.command()
 def measure(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="run folder of optimize or demo")],
+    run: Annotated[
+        Path, typer.Argument(metavar="DIR", help="run folder of optimize or demo", callback=own_run)
+    ],
     images: Annotated[Path | None, typer.Option(help="folder of images for the fidelity")] = None,
     resolution: Annotated[
         list[str] | None, typer.Option(help="picture size; repeat for several  \\[default: the run's]")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from sparsight.cli.app import app, say
-from sparsight.cli.options import place_checked
+from sparsight.cli.options import own_run, place_checked
 from sparsight.errors import SparsightError
 
 SHOWN = 4  # pictures in the page: the worst, and one from the middle
@@ -22,7 +22,12 @@ REPEATS = 3  # enough for a first figure; `sparsight measure` takes more
 def report(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="run folder, or the JSON of compare", show_default=False),
+        typer.Argument(
+            metavar="RUN",
+            help="run folder, or the JSON of compare",
+            show_default=False,
+            callback=own_run,
+        ),
     ],
     figures: Annotated[
         Path | None, typer.Option(help="also every chart as PNG and SVG in this folder")

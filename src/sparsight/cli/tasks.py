@@ -16,6 +16,7 @@ from sparsight.cli.options import (
     ResolutionOption,
     loaded_model,
     model_of,
+    own_run,
     report_skipped,
     write,
 )
@@ -58,7 +59,9 @@ TableOption = Annotated[
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder of optimize or demo")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="run folder of optimize or demo", callback=own_run)
+    ],
     task: Annotated[TaskName, typer.Option(help="what to judge it by", show_default=False)],
     data: Annotated[Path, typer.Option(help="folder of the data set (see below)", show_default=False)],
     resolution: Annotated[

@@ -16,7 +16,7 @@ from sparsight.errors import SparsightError
 from sparsight.families import encoder_in
 from sparsight.models import load_model
 from sparsight.plan import Plan
-from sparsight.run import PLAN_FILE, load
+from sparsight.run import is_run, load
 
 DECIDING = ("weights", "plan", "size", "normalisation", "resampling", "precision")
 USUAL_RESOLUTION = (1024, 1024)  # of a model without a run, as in the other verbs
@@ -39,12 +39,12 @@ class Loaded:
 
 def open_model(settings: EncoderSettings) -> Loaded:
     """Load MODEL or a run with its model; PlanError if the plan was made for another one."""
-    run = Path(settings.model)
-    plan = load(run) if (run / PLAN_FILE).is_file() else None
+    run = settings.model
+    plan = load(run) if is_run(run) else None
     if plan is not None and (plan.source is None or plan.resolution is None):
         raise SparsightError(f"{run} does not say which model it was made for, so it cannot be loaded")
     if plan is None and settings.dense:
-        raise SparsightError(f"--dense leaves a run's plan out, and {settings.model} is no run folder")
+        raise SparsightError(f"--dense leaves a run's plan out, and {settings.model} is no run")
     source = settings.model if plan is None else str(plan.source)
     resolution = settings.resolution or (plan.resolution if plan else None) or USUAL_RESOLUTION
     side = settings.usual_side_px if settings.max_tokens and plan is None else None

@@ -1,11 +1,14 @@
-"""What MODEL means on the command line: `demo`, `timm:NAME`, `hf:NAME`, or a local folder."""
+"""What MODEL means on the command line: `demo`, `timm:NAME`, `hf:NAME`, or a local folder.
+
+NAME@REVISION is that revision of the weights on the hub.
+"""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsight.errors import SparsightError
-from sparsight.models import folders, libraries, normalisation
+from sparsight.models import folders, libraries, normalisation, revisions
 from sparsight.models.weights import with_weights
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ class LoadedModel:
     """A model in evaluation mode, and how its pictures are normalised."""
 
     model: "nn.Module"
-    source: str
+    source: str  # as given; with the commit, where weights came from the hub
     mean: tuple[float, ...]
     std: tuple[float, ...]
     random_weights: bool
@@ -35,11 +38,11 @@ def load_model(
     """Load MODEL for pictures of `resolution`.
 
     `timm:NAME` has seeded random weights unless `pretrained` (fetched from the hub) or `checkpoint` is
-    given; `hf:NAME` is a model of transformers, only with `pretrained`.  A folder needs the config.json
-    and safetensors that timm's `save_for_hf` or transformers' `save_pretrained` writes.  `checkpoint` is
-    a local safetensors file, or the index of its shards, with other weights for MODEL, under any prefix
-    and with any head or none.  No pickle is read, and no code of a checkpoint is run.  Raises
-    SparsightError.
+    given; `hf:NAME` is a model of transformers, only with `pretrained`.  Either may end in @REVISION, a
+    commit, tag or branch of the hub.  A folder needs the config.json and safetensors that timm's
+    `save_for_hf` or transformers' `save_pretrained` writes.  `checkpoint` is a local safetensors file,
+    or the index of its shards, with other weights for MODEL, under any prefix and with any head or
+    none.  No pickle is read, and no code of a checkpoint is run.  Raises SparsightError.
     """
     loaded = _loaded(source, resolution, pretrained, other_weights=checkpoint is not None)
     if checkpoint is None:
@@ -58,15 +61,21 @@ def _loaded(
         return LoadedModel(encoder.load(), source, encoder.MEAN, encoder.STD, False)
     if kind == "timm" and name:
         pretrained = pretrained and not other_weights
+        if revisions.split(name)[1] and not (pretrained or other_weights):
+            raise SparsightError(
+                f"{source} is of weights on the hub, which are fetched with --pretrained only"
+            )
         model = libraries.of_timm(name, resolution, pretrained)
-        return LoadedModel(model, source, *normalisation.of_timm(model), not pretrained)
+        pinned = revisions.pinned_timm(name, model) if pretrained else name
+        return LoadedModel(model, f"timm:{pinned}", *normalisation.of_timm(model), not pretrained)
     if kind == "hf" and name:
         if not pretrained:
             raise SparsightError(
                 f"{source} is fetched from the hub, which is done with --pretrained only; or give a "
                 "folder written by save_pretrained"
             )
-        return _of_transformers(name, source, local=False)
+        loaded = _of_transformers(name, source, local=False)
+        return replace(loaded, source=f"hf:{revisions.pinned(name)}")
     if not source or not Path(source).is_dir():
         raise folders.refuse(source)
     folder = Path(source)

@@ -64,6 +64,8 @@ def refuse(source: str) -> SparsightError:
             )
         return SparsightError(f"{path} is a file: MODEL is demo, timm:NAME, hf:NAME, or a folder")
     given = brief(source, 100)
+    if source.startswith("hub:"):
+        return SparsightError(f"{given} names a run on the hub: give here the model it was made for")
     if _is_of_timm(source):
         return SparsightError(f"MODEL {given!r} is a name of timm: write timm:{given}")
     if source.count("/") == 1 and not source.startswith((".", "/", "~")):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparsight.errors import SparsightError, brief
 from sparsight.families.base import is_instance
+from sparsight.models.revisions import split, timm_repo
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +61,12 @@ def of_timm(name: str, resolution: tuple[int, int], pretrained: bool) -> "nn.Mod
 
     timm = import_timm()
     build = partial(timm.create_model, name, pretrained=pretrained)
+    plain, revision = split(name)
+    if revision is not None and ":" not in name:  # timm itself knows them of hf-hub:NAME alone
+        build = partial(timm.create_model, plain, pretrained=pretrained)
+        if pretrained:
+            weights = {"hf_hub_id": f"{timm_repo(plain)}@{revision}"}
+            build = partial(build, pretrained_cfg_overlay=weights)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -82,7 +89,10 @@ def of_timm(name: str, resolution: tuple[int, int], pretrained: bool) -> "nn.Mod
 def of_transformers(name: str, local: bool) -> "nn.Module":
     """A model of transformers, in float32, of a folder or the hub; SAM 2 for video as for pictures."""
     transformers = import_transformers()
-    how = {"local_files_only": local, "trust_remote_code": False}
+    how: dict[str, Any] = {"local_files_only": local, "trust_remote_code": False}
+    given = name
+    if not local:
+        name, how["revision"] = split(name)
     try:
         kind = transformers.AutoModel
         if transformers.PretrainedConfig.get_config_dict(name, **how)[0].get("model_type") == VIDEO:
@@ -93,7 +103,7 @@ def of_transformers(name: str, local: bool) -> "nn.Module":
                 name, use_safetensors=True, dtype="float32", output_loading_info=True, **how
             )
     except Exception as error:  # transformers, the hub and safetensors each have their own kinds
-        raise SparsightError(f"cannot load {brief(name, 100)}: {brief(error)}") from None
+        raise SparsightError(f"cannot load {brief(given, 100)}: {brief(error)}") from None
     # A classifier's backbone has no trained pooler; anything else missing would be random.
     missing = sorted(key for key in info["missing_keys"] if "pooler" not in key)
     if missing:

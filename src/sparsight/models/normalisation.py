@@ -6,6 +6,7 @@ from typing import Any
 from sparsight.errors import SparsightError, brief
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD, normal_of
 from sparsight.models.libraries import import_transformers
+from sparsight.models.revisions import split
 
 Normal = tuple[tuple[float, ...], tuple[float, ...]]
 # Whose published weights were trained with ImageNet's figures, where transformers' class has others.
@@ -16,8 +17,9 @@ def of_transformers(name: str, model_type: str, local: bool) -> tuple[Normal, st
     """As its processor's file says; else as is usual for the kind of model, and a note of that."""
     from transformers.models.auto.image_processing_auto import get_image_processor_config
 
+    plain, revision = (name, None) if local else split(name)
     try:
-        settings = get_image_processor_config(name, local_files_only=local)
+        settings = get_image_processor_config(plain, local_files_only=local, revision=revision)
         found = _of_settings(settings)
     except Exception as error:  # the hub, JSON and files each have their own kinds
         raise SparsightError(
