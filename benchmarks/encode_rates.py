@@ -22,9 +22,10 @@ import torch
 from encode_pictures import MAX_TOKENS, pictures, run_of
 
 from sparsight.demo import encoder as demo
-from sparsight.encode import EncoderSettings
+from sparsight.encode import EncoderSettings, How, encode
 from sparsight.encode.encoder import Encoder
 from sparsight.encode.ledger import Ledger
+from sparsight.encode.room import FACTS_BYTES, map_bytes
 from sparsight.encode.sources import source_of
 from sparsight.encode.versus import compare_dense
 from sparsight.encode.work import encoded_parts
@@ -137,6 +138,22 @@ def peak_mb(work: Path, arm: str, threads: int) -> float:
     return float(json.loads(told.splitlines()[-1])["peak_mb"])
 
 
+def map_sizes(work: Path, count: int) -> dict[str, Any]:
+    """Dense maps of so many scenes at 1024 px: bytes on the disk, and those said before the start."""
+    folder, out = work / "large", work / "maps"
+    pictures(folder, count, [(1024, 1024)], 0)
+    shutil.rmtree(out, ignore_errors=True)
+    settings = EncoderSettings(
+        model=str(work / "run"), resolution=(1024, 1024), outputs=("pooled", "maps")
+    )
+    encoder = Encoder(settings)
+    said = count * (map_bytes(encoder) + 4 * sum(encoder.widths().values()) + FACTS_BYTES)
+    encode(settings, folder, out, How(readers=1))
+    wrote = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    shutil.rmtree(out)
+    return {"pictures": count, "said_mb": said / 1e6, "written_mb": wrote / 1e6}
+
+
 def measured(options: argparse.Namespace) -> dict[str, Any]:
     """All figures."""
     sizes = [parse_resolution(size) for size in options.sizes.split(",")]
@@ -152,7 +169,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         "seconds": times, "share_of_loop": middle["loop"] / middle["encoder"],
         "peak_mb": {arm: peak_mb(options.work, arm, threads) for arm in ("loop", "encoder")},
         "models_alone": models, "speedup_of_models": middle["dense"] / middle["sparse"],
-        "compare_dense": against,
+        "compare_dense": against, "maps": map_sizes(options.work, options.maps),
         "ray": ray_rates(options.work, options.pictures, os.cpu_count() or 1) if options.ray else None,
     }  # fmt: skip
 
@@ -160,6 +177,7 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--maps", type=int, default=500, help="pictures whose dense maps are written")
     parser.add_argument("--sizes", default="512x512,768x1024,1024x1024", help="height x width, ...")
     parser.add_argument("--ray", action="store_true", help="on Ray too")
     parser.add_argument("--work", type=Path, default=Path("runs/encode-rates"))

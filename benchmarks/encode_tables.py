@@ -37,6 +37,13 @@ def rates(result: dict[str, Any]) -> str:
         ["sparse over dense, end to end", f"{against['speedup']:.2f}x"],
         ["pictures a second, sparse", f"{against['sparse_pictures_per_s']:.2f}"],
     ]
+    maps = result["maps"]
+    lines.append(
+        [
+            f"dense maps of {maps['pictures']} pictures at 1024 px, written and said before",
+            f"{maps['written_mb']:.0f} MB and {maps['said_mb']:.0f} MB",
+        ]
+    )
     if ray:
         name = f"Ray, {ray['actors']} actors with a thread each: rate, of as many plain loops'"
         lines.append([name, share(ray["share_of_loops"])])
