@@ -71,7 +71,7 @@ def module_arms(block: Any, h: Tensor, kept: int) -> dict[str, harness.Build]:
 
     def reusing() -> Any:
         config, pattern = SVE(layers=(0, 1), keep=KEEP, groups=((0, 1),), min_tokens=0), Pattern()
-        pattern.give(ranked, h.shape[1])
+        pattern.give(((ranked, h.shape[1]),))
         return partial(changed(config, 1, block, h, pattern), h)
 
     calls = {

@@ -178,7 +178,7 @@ def families() -> str:
     """The supported families, from the registry: what is in each family's own file."""
     from sparsight.families import FAMILIES
 
-    header = ["family", "library", "examples", "becomes sparse", "not supported, or dense"]
+    header = ["family", "library", "examples", "becomes sparse", "not in this family"]
     lines = [
         [f"`{f.name}`", f"{f.library} {f.verified_with}", f.examples, f.sparse, f.refused]
         for f in FAMILIES

@@ -171,11 +171,11 @@ def test_other_channels():
 
 
 def test_what_is_not_supported_is_a_result():
-    found = sparsight.doctor(make_clip())
+    found = sparsight.doctor(torch.nn.ModuleList([make_clip(), make_clip()]))
     assert not found["supported"]
-    assert found["modules"] == ["vision_model"]
-    assert "'vision_model'" in found["refusal"]
-    inside = sparsight.doctor(make_clip(), (32, 32), module="vision_model")
+    assert found["modules"] == ["0.vision_model", "1.vision_model"]
+    assert "'1.vision_model'" in found["refusal"]
+    inside = sparsight.doctor(make_clip(), (32, 32))
     assert inside["supported"]
     assert inside["module"] == "vision_model"
     assert "module='vision_model'" in inside["verdict"]["python"]

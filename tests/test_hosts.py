@@ -121,38 +121,40 @@ def test_image_features_of_clip_are_those_of_the_masked_reference():
         ("SiglipForImageClassification", "vision_model"),
     ],
 )
-def test_the_backbone_of_a_classifier_is_found_and_named(kind, path):
+def test_the_only_encoder_of_a_larger_model_is_found_without_being_named(kind, path):
     import transformers
 
     host = getattr(transformers, kind)
     config = host.config_class
     made = config(vision_config=HF_SMALL) if "Siglip" in kind else config(**HF_SMALL)
     model = shaken(host(made))
-    with pytest.raises(UnsupportedModelError, match=f"holds one: name it with module='{path}'"):
-        sparsight.apply(model, SETTINGS)
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         dense = model(images)[0]
-        sparse = sparsight.apply(model, SETTINGS, module=path)(images)[0]
-    assert sparse.shape == dense.shape
-    assert not torch.equal(sparse, dense)
-    with pytest.raises(PlanError, match=f"pass module='{path}'"):
+        sparse = sparsight.apply(model, SETTINGS)(images)[0]
+        assert sparse.shape == dense.shape
+        assert not torch.equal(sparse, dense)
+        for module in (None, path):
+            with pytest.raises(PlanError, match="already has a plan"):
+                sparsight.apply(model, SETTINGS, module=module)
         sparsight.restore(model)
-    with pytest.raises(PlanError, match="already has a plan"):
+        assert torch.equal(model(images)[0], dense)
         sparsight.apply(model, SETTINGS, module=path)
+        assert torch.equal(model(images)[0], sparse)
 
 
-def test_a_larger_model_without_a_path_or_with_a_wrong_one_is_refused():
+def test_a_path_that_is_wrong_is_refused_and_so_are_two_encoders_of_which_none_is_named():
     model = make_llava()
-    with pytest.raises(UnsupportedModelError, match=r"module='model\.vision_tower' \(on the command"):
-        sparsight.apply(model, SETTINGS)
+    assert encoder_in(model, None) is model.model.vision_tower
+    two = torch.nn.ModuleList([model, make_clip()])
+    with pytest.raises(UnsupportedModelError, match="holds several: name it with module='0"):
+        sparsight.apply(two, SETTINGS)
     with pytest.raises(UnsupportedModelError, match=r"no module 'tower'.* at 'model\.vision_tower'"):
         sparsight.apply(model, SETTINGS, module="tower")
     with pytest.raises(UnsupportedModelError, match=r"LlamaModel of .* is not supported"):
         sparsight.apply(model, SETTINGS, module="model.language_model")
     with pytest.raises(UnsupportedModelError, match="closest family is hf_clip"):
         family_of(make_clip().text_model)
-    assert encoder_in(model, None) is model
 
 
 def test_the_stages_take_the_path_and_a_plan_fits_the_encoder_anywhere(tmp_path, monkeypatch):
@@ -218,24 +220,6 @@ def test_a_mask_makes_transformers_layers_run_dense(name):
         got = sparsight.apply(model, make_plan(model))(images, attention_mask=mask).last_hidden_state
     assert torch.equal(got, wanted)
     assert not torch.equal(got, unmasked)
-
-
-def test_padded_siglip2_pictures_run_dense_and_full_ones_sparse():
-    model = make_model("hf_siglip2")
-    patches, shapes = torch.randn(2, 63, 768), torch.tensor([[9, 7], [9, 7]])
-    full = torch.ones(2, 63)
-    padded = full.clone()
-    padded[1, 45:] = 0
-    short = torch.tensor([[9, 7], [9, 5]])
-
-    def run(mask, grid):
-        with torch.no_grad():
-            return model(patches, mask, grid).last_hidden_state
-
-    dense = run(padded, short), run(full, shapes)
-    sparsight.apply(model, make_plan(model))
-    assert torch.equal(run(padded, short), dense[0])
-    assert not torch.equal(run(full, shapes), dense[1])
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])

@@ -3,6 +3,7 @@
 Everything is checked before anything is changed (fit.py), so a failure leaves the model as it was.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
+from sparsight.families.calls import sdpa_settings
 from sparsight.fit import Place, places, resolve
 from sparsight.inplace import STATE, argument_names, change, is_changed, unchange
 from sparsight.methods import Settings, method_of, tensor_name
@@ -43,6 +45,12 @@ def family_in(model: nn.Module) -> Family:
     """The family of a model, changed or not."""
     state = applied(model)
     return state.family if state else family_of(model)
+
+
+def dense_calls(model: nn.Module) -> Counter[str]:
+    """How often attention that a plan makes sparse ran dense though it was long enough, by reason."""
+    states = (part.__dict__.get(STATE) for part in model.modules())
+    return sum((state.dense for state in states if isinstance(state, Site)), Counter())
 
 
 @checked
@@ -93,6 +101,8 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
         argument_names(place.module), place.shared,
     )  # fmt: skip
+    if method.changes == "attention":
+        site.settings = sdpa_settings(place.module)
     change(place.module, method.change, site, tensors)
 
 

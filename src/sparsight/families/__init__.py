@@ -18,8 +18,10 @@ from sparsight.families import (
 )
 from sparsight.families.base import Family
 from sparsight.families.handed import check_is_model
+from sparsight.families.inputs import takes_pictures
 from sparsight.families.parts import Parts
-from sparsight.families.refused import reason_against
+from sparsight.families.refused import PAIR_BIAS, reason_against
+from sparsight.inplace import STATE, is_changed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,6 +68,16 @@ def family_of(model: "nn.Module") -> Family:
     kind, of = type(model).__name__, type(model).__module__
     _check_unwrapped(model)
     named = f"{kind} of {of}"
+    parts = [(name, part) for name, part in model.named_modules() if name]
+    inner = [repr(name) for name in encoders_inside(model)]
+    unfit = ""
+    if takes_pictures(model) and not inner and reason_against(model) in (None, PAIR_BIAS):
+        from sparsight.families.sites import Found, family_from, found_in
+
+        sites = found_in(model)
+        if isinstance(sites, Found):
+            return family_from(sites)
+        unfit = sites
     closest, number, missing = max(found, key=lambda row: row[1])
     if number:
         base = closest.kind_of(model)
@@ -74,8 +86,6 @@ def family_of(model: "nn.Module") -> Family:
             f"{named}{derived} is not supported: the closest family is {closest.name}, which needs "
             f"{missing}{_odd_block(closest, model)}"
         )
-    parts = [(name, part) for name, part in model.named_modules() if name]
-    inner = [repr(name) for name, part in parts if _fits(part)]
     if inner:
         shown = inner if len(inner) < 4 else [*inner[:3], "..."]
         raise UnsupportedModelError(
@@ -89,6 +99,8 @@ def family_of(model: "nn.Module") -> Family:
             raise UnsupportedModelError(
                 f"{kind} holds a {type(part).__name__} at {name!r}, which cannot become sparse: {reason}"
             )
+    if unfit:
+        raise UnsupportedModelError(f"{named} cannot become sparse: {unfit}")
     for family in FAMILIES:
         if any(of == name.rpartition(".")[0] for name in family.kinds):
             raise UnsupportedModelError(
@@ -150,13 +162,41 @@ def encoder_in(model: "nn.Module", module: str | None) -> "nn.Module":
     """
     check_is_model(model)
     if module is None:
-        return model
+        return _only_encoder(model)
     try:
         return model.get_submodule(module)
     except AttributeError:
-        fitting = [name for name, part in model.named_modules() if name and _fits(part)]
+        fitting = encoders_inside(model)
         hint = f"; supported encoders are at {', '.join(map(repr, fitting))}" if fitting else ""
         raise UnsupportedModelError(f"{type(model).__name__} has no module {module!r}{hint}") from None
+
+
+def _only_encoder(model: "nn.Module") -> "nn.Module":
+    """`model`, or the one encoder in it that a plan is applied to or can be."""
+    if STATE in model.__dict__ or _fits(model):
+        return model
+    changed = [p for p in model.modules() if STATE in p.__dict__ and not is_changed(p)]
+    if changed:
+        return changed[0] if len(changed) == 1 else model
+    inside = encoders_inside(model)
+    return model.get_submodule(inside[0]) if len(inside) == 1 else model
+
+
+def encoders_inside(model: "nn.Module") -> list[str]:
+    """The paths of the vision encoders in a larger model: those of a family, and what takes pictures."""
+    known = [name for name, part in model.named_modules() if name and _fits(part)]
+    known = [name for name in known if not any(_within(name, other) for other in known)]
+    taking = [name for name, part in model.named_modules() if takes_pictures(part) and name not in known]
+    others = [
+        name
+        for name in taking
+        if name and not any(_within(one, name) or _within(name, one) for one in (*taking, *known))
+    ]
+    return known + others
+
+
+def _within(inner: str, outer: str) -> bool:
+    return inner.startswith(f"{outer}.")
 
 
 def _fits(module: "nn.Module") -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsight.families.parts import Host, Parts
 from sparsight.families.windows import Nested, Windows
@@ -29,7 +29,9 @@ class Family:
     examples: str
     kinds: tuple[str, ...]  # classes of the model, "package.module.Class"
     requirements: Sequence[tuple[str, Callable[[Host], bool]]]  # what else must hold, in order
-    blocks: Callable[[Host], "nn.Sequential | Nested"]  # the container that is indexed by layer
+    blocks: Callable[
+        [Host], "nn.Sequential | Nested | list[nn.Module]"
+    ]  # the container that is indexed by layer
     dim: Callable[[Host], int]  # of a block: the width of its tokens
     prefix_tokens: Callable[[Host], int]
     patch_px: Callable[[Host], tuple[int, int]]  # a picture's height and width are multiples of this
@@ -40,11 +42,12 @@ class Family:
     refused: str  # what is not supported and why, in words
     per_token: tuple[str, ...] = ()  # of block and attention: arguments with a row per patch token
     mask: str = "attn_mask"  # the argument of block and attention that masks it
-    wants_maps: Callable[[Host], bool] = lambda attn: False  # its settings ask for attention maps
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
     windows: Windows | None = None  # where every block attends within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
+
+    has_blocks: ClassVar[bool] = True  # it knows what is around the attention
 
     def global_layers(self, model: Host) -> tuple[int, ...]:
         """The layers with global attention, that methods for such can work on."""

@@ -7,7 +7,7 @@ from sparsight.families.base import own_method, runs_as
 from sparsight.families.parts import Host
 
 MODELS = "transformers.models."
-NO_DROPOUT = "attention dropout, which sparse attention does not have"
+NO_DROPOUT = "attention dropout"
 
 
 def project(attn, h):
@@ -15,11 +15,6 @@ def project(attn, h):
     b, n, _ = h.shape
     layers = (attn.q_proj, attn.k_proj, attn.v_proj)
     return tuple(layer(h).view(b, n, -1, attn.head_dim).transpose(1, 2) for layer in layers)
-
-
-def with_no_map(y):
-    """What an attention module returns: its output, and no map."""
-    return y, None
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """transformers `CLIPVisionModel`, alone or as the vision tower of a larger model."""
 
 from sparsight.families.base import Family
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
 from sparsight.families.parts import Parts
 
 CLIP = MODELS + "clip.modeling_clip.CLIP"
@@ -22,7 +22,6 @@ PARTS = Parts(
     attention=lambda block: block.self_attn,
     qkv=project,
     merge=_merge,
-    result=with_no_map,
     residual=lambda block, x, y: x + y,
     mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
 )
@@ -40,7 +39,6 @@ FAMILY = Family(
     dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=PARTS,
     **PLACES,
 )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from sparsight.families.base import Family, is_instance
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
 from sparsight.families.parts import Parts
 
 DINOV2 = MODELS + "dinov2.modeling_dinov2.Dinov2"
@@ -45,7 +45,6 @@ PARTS: dict[str, Any] = {
     "merge": merge,
     "residual": residual,
     "mlp": mlp,
-    "result": with_no_map,
 }
 
 FAMILY = Family(
@@ -67,7 +66,6 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=_features,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(qkv=project, **PARTS),
     **PLACES,
 )

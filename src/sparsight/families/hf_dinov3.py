@@ -39,7 +39,6 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_heads,
     features=_features,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(qkv=_qkv, **PARTS),
     per_token=("position_embeddings",),
     **PLACES,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from typing import Any
 
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -11,7 +11,6 @@ from sparsight.families.base import Family, is_instance, runs_as
 from sparsight.families.hf import own_forward
 from sparsight.families.parts import Parts
 from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
-from sparsight.inplace import STATE
 
 SAM2 = "transformers.models.sam2.modeling_sam2."
 KINDS = (SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel")
@@ -71,14 +70,13 @@ def _lean_attention(attn, hidden_states, **_):
 
 @contextmanager
 def _lean(model) -> Iterator[None]:
-    attentions = [block.attn for block in _hiera(model).blocks if STATE not in block.attn.__dict__]
-    for attn in attentions:
-        attn.forward = partial(_lean_attention, attn)
+    kind: Any = type(_hiera(model).blocks[0].attn)
+    kind = getattr(kind, "HOST", kind)  # the class's own, which a changed module runs too
+    before, kind.forward = kind.forward, _lean_attention
     try:
         yield
     finally:
-        for attn in attentions:
-            del attn.forward
+        kind.forward = before
 
 
 FAMILY = Family(
@@ -119,7 +117,6 @@ FAMILY = Family(
         mlp=lambda block, x: x + block.mlp(block.layer_norm2(x)),
     ),
     features=_features,
-    wants_maps=lambda attn: attn.config.output_attentions,
     is_global=_is_global,
     lean=_lean,
 )

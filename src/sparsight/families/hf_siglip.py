@@ -27,8 +27,7 @@ FAMILY = Family(
     name="hf_siglip",
     examples="SigLIP's and SigLIP2's vision towers, alone or in a larger model",
     kinds=KINDS,
-    refused=f"{NO_DROPOUT}; the text towers. A batch with padded pictures (SigLIP2) runs dense, because "
-    "of its mask",
+    refused=f"{NO_DROPOUT}; the text towers",
     requirements=requirements(
         KINDS,
         blocks,
@@ -42,7 +41,6 @@ FAMILY = Family(
     dim=lambda block: block.self_attn.q_proj.in_features,
     heads=lambda block: block.self_attn.num_heads,
     features=_features,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=PARTS,
     **PLACES,
 )

@@ -70,7 +70,6 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
         attention=lambda block: block.attention,

@@ -1,7 +1,7 @@
 """transformers `ViTModel` and `DeiTModel`: pre-norm blocks, one or two prefix tokens."""
 
 from sparsight.families.base import Family
-from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements, with_no_map
+from sparsight.families.hf import MODELS, NO_DROPOUT, PLACES, project, requirements
 from sparsight.families.hf_dinov2 import merge
 from sparsight.families.parts import Parts
 
@@ -27,13 +27,11 @@ FAMILY = Family(
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
     features=lambda m, images: m(images, interpolate_pos_encoding=True).last_hidden_state,
-    wants_maps=lambda attn: attn.config.output_attentions,
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
         attention=lambda block: block.attention,
         qkv=project,
         merge=merge,
-        result=with_no_map,
         residual=lambda block, x, y: block.dropout(y) + x,
         mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
     ),

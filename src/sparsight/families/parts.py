@@ -26,7 +26,6 @@ class Parts:
     merge: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # out, h -> y
     residual: Callable[[Host, "Tensor", "Tensor"], "Tensor"]  # x, y -> x + y, block's scale
     mlp: Callable[[Host, "Tensor"], "Tensor"]  # x -> x, the second half with its residual
-    result: Callable[["Tensor"], Any] = lambda y: y  # y -> what the attention module returns
 
     def changed(self, block: Host, what: str) -> Host:
         """The module of a block that a method changes: its "attention", "mlp", or the "block" itself."""

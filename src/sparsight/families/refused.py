@@ -17,11 +17,6 @@ MAPS = (
 COSINE = (
     "it is a Swin v2, whose blocks normalise after their attention and compare by cosines; a Swin v1 can"
 )
-PACKED = (
-    "its tower packs pictures into one sequence and attends within windows or masks of it, which has no "
-    "adapter yet"
-)
-MASKED = "it puts its own tokens and masks among the blocks of its encoder, which has no adapter"
 TIMM = "it is of another repository; use timm:{}, where --checkpoint loads its weights"
 TWIN = "it is of another repository; use timm:{}, which has weights of its own: these have other names"
 DINOV2 = TIMM.format("vit_base_patch14_dinov2 (or small, large, reg4), or transformers' Dinov2Model")
@@ -44,7 +39,6 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("timm.models.vision_transformer_sam.VisionTransformerSAM", PAIR_BIAS),
     ("timm.models.vision_transformer_relpos.*", PAIR_BIAS),
     ("timm.models.beit.Beit", PAIR_BIAS),
-    ("timm.models.naflexvit.NaFlexVit", "it takes padded pictures of any shape behind masks"),
     ("timm.models.swin_transformer_v2*", COSINE),
     ("timm.models.*", ""),
     (HF + "sam.*", PAIR_BIAS),
@@ -58,14 +52,6 @@ REFUSED: tuple[tuple[str, str], ...] = (
         HF + "vit_mae.*",
         "its encoder drops patches at random, for pretraining; the same weights load as a ViTModel",
     ),
-    (HF + "rf_detr.*", "its DINOv2 backbone cuts the tokens into windows, which has no adapter"),
-    (HF + "eomt*", MASKED),
-    (HF + "qwen*vl*", PACKED),
-    (HF + "glm*v*", PACKED),
-    (HF + "pixtral.*", PACKED),
-    (HF + "idefics*", "its tower masks padded pictures in every call, which has no adapter yet"),
-    (HF + "smolvlm.*", "its tower masks padded pictures in every call, which has no adapter yet"),
-    (HF + "internvl.*", "its tower's blocks (InternViT) have no adapter yet"),
     ("transformers.*", ""),
     ("dinov2.*", DINOV2),
     ("*dinov2*.DinoVisionTransformer", DINOV2),

@@ -47,7 +47,7 @@ FAMILY = Family(
     name="timm_eva",
     examples="DINOv3, EVA-02, Perception Encoder, ViTs with RoPE",
     kinds=(EVA + "Eva",),
-    refused="post-norm blocks, grouped-query attention: the block is another one",
+    refused="post-norm blocks, grouped-query attention",
     requirements=(
         (
             "pre-norm blocks (timm's EvaBlock)",

@@ -72,8 +72,8 @@ FAMILY = Family(
     name="timm_vit",
     examples="DINOv2 (with and without registers), CLIP and SigLIP towers, DeiT, AugReg ViT",
     kinds=(VIT + "VisionTransformer",),
-    refused="parallel or post-norm blocks, attention dropout, relative position bias: the block is "
-    "another one, or has no form as two dense attention calls",
+    refused="parallel or post-norm blocks, attention dropout; relative position bias, which has no form "
+    "as two dense attention calls",
     requirements=(
         (
             "pre-norm blocks (timm's Block)",

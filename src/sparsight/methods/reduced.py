@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparsight.completions.linear import mapped, normalised
 from sparsight.errors import SparsightError
+from sparsight.families.calls import wants_maps
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.ops.partition import others, put, take, take_positions
@@ -81,7 +82,7 @@ class ReducingBlock(Change):
         family, (b, n, _) = site.family, x.shape
         if n < site.config.min_tokens or host.get(family.mask) is not None or self.idle(n):
             return self.dense(x, **host)
-        if host.get("output_attentions") or family.wants_maps(family.parts.attention(self)):
+        if host.get("output_attentions") or wants_maps(family.parts.attention(self)):
             raise SparsightError(
                 f"layer {site.layer} has no attention map of all tokens: call without "
                 "output_attentions, or restore the model first"

@@ -1,5 +1,7 @@
 """Sparse attention without a sort or a mask, and its masked reference (SVE, Eq. 3-9)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -9,28 +11,31 @@ from sparsight.ops.partition import inverse, put, put_, take_heads
 
 
 def sparse_attention(
-    q: Float[Tensor, "b h n d"],
+    q: Float[Tensor, "b h m d"],
     k: Float[Tensor, "b h n d"],
-    v: Float[Tensor, "b h n d"],
+    v: Float[Tensor, "b h n e"],
     top: Int[Tensor, "b t"],
     global_queries: int,
     kept_keys: int,
-) -> Float[Tensor, "b n h d"]:
+    scale: float | None = None,
+    dropout: float = 0.0,
+) -> Float[Tensor, "b m h e"]:
     """O = Attention(Q, K, V, mask) in the tokens' own order, from the ranked `top` alone.
 
         out = sdpa(q, k[top], v[top])          every query sees the first `kept_keys` (nk) of `top`
         out[top] = sdpa(q[top], k, v)          the first `global_queries` (nq) of `top` see every key
 
     Two dense calls, which any fast attention runs at full speed; nothing is permuted.  Heads come after
-    tokens in the result, as the output projection wants them.
+    tokens in the result, as the output projection wants them.  There may be more queries than keys:
+    padding after the tokens, which sees the kept keys.
     """
-    b, h, n, d = q.shape
     keys, queries = top[:, :kept_keys], top[:, :global_queries]
-    out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys))
-    seeing = scaled_dot_product_attention(take_heads(q, queries), k, v)
+    more: dict[str, Any] = {"dropout_p": dropout, "scale": scale}
+    out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys), **more)
+    seeing = scaled_dot_product_attention(take_heads(q, queries), k, v, **more)
     rows, seeing = (x.transpose(1, 2).flatten(2) for x in (out, seeing))
     written = put if rows.requires_grad else put_  # a gradient needs what the first call returned
-    return written(rows, queries, seeing).view(b, n, h, d)
+    return written(rows, queries, seeing).unflatten(2, out.shape[1::2])
 
 
 def masked_attention(

@@ -56,7 +56,8 @@ SCORES: dict[str, Score] = {
         _score("exact", "attention:exact", "attention"),
         _score("sampled", "attention:sampled", "attention"),
         _score(
-            "linear", "attention:linear", "attention", tensors=lambda dim: {"projector": (dim,)},
+            "linear", "attention:linear", "attention", "tokens",
+            tensors=lambda dim: {"projector": (dim,)},
             untrained="score='linear' needs a trained projector for each layer that ranks: run "
             "sparsight.optimize, or use score='sampled', which needs none",
         ),

@@ -84,7 +84,7 @@ def analyze(
     seen = 0
     with evaluating(model):
         pictures = track(reader.spread(max_images), "Analyzing", min(max_images, len(images)))
-        everywhere = len(layers) == len(family.blocks(model))
+        everywhere = family.has_blocks and len(layers) == len(family.blocks(model))
         rest = _Rest(prefix, layers if everywhere else ())
         for picture in pictures:
             views: dict[int, Tensor] = {}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sparsight.arguments import checked
-from sparsight.attach import applied, apply, family_in
+from sparsight.attach import applied, apply, dense_calls, family_in
 from sparsight.data import Count, Size
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
@@ -68,6 +68,8 @@ def measure(
             "cases": cases,
             "notes": [note for size in resolutions for note in fallback_notes(arms["sparse"], size)],
         }  # fmt: skip
+        if calls := dense_calls(arms["sparse"]):
+            result["dense_calls"] = dict(calls)  # of sparse layers, by reason
         if images is not None:
             result["fidelity"] = compare_features(arms["dense"], arms["sparse"], images, max_images)
     return result

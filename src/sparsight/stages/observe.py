@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from sparsight.attach import applied, family_in
 from sparsight.errors import NotFiniteError, PlanError
+from sparsight.families.calls import attention_inputs
+from sparsight.inplace import argument_names
 from sparsight.methods import SPOT, ClsTopK, EarlyExit
 from sparsight.methods.reduced import CARRY, Reduced
 from sparsight.ops.statistics import average_attention
@@ -38,23 +40,25 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
     blocks = family.blocks(model)
 
     def hook_for(layer: int) -> Callable[..., None]:
-        def hook(block: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        def hook(attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
-                h = family.parts.norm(block, args[0].flatten(1, -2))
-                tables = {k: kwargs[k] for k in family.per_token if kwargs.get(k) is not None}
-                q, k, _ = family.parts.qkv(family.parts.attention(block), h, **tables)
+                (q, k), *_ = attention_inputs(attention, args, kwargs)
                 m = average_attention(q, k)
             if not torch.isfinite(m).all():
                 raise NotFiniteError(
                     f"NaN or infinity in the attention of layer {layer}: check the model's weights and "
                     "the picture's values"
                 )
-            see(LayerView(layer, h, q, k, m))
+            h = args[0] if args else kwargs[argument_names(attention)[0]]
+            see(LayerView(layer, h.reshape(*m.shape, -1), q, k, m))
 
         return hook
 
     handles = [
-        blocks[layer].register_forward_pre_hook(hook_for(layer), with_kwargs=True) for layer in layers
+        family.parts.attention(blocks[layer]).register_forward_pre_hook(
+            hook_for(layer), with_kwargs=True
+        )
+        for layer in layers
     ]
     try:
         yield
@@ -71,7 +75,8 @@ def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Te
 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(block: nn.Module, args: Any, output: Any) -> None:
-            outputs[layer] = output if isinstance(output, Tensor) else output[0]  # Swin adds its maps
+            given = output if isinstance(output, Tensor) else output[0]  # Swin adds its maps
+            outputs[layer] = given if given.ndim > 2 else given[None]  # packed pictures (n, c)
 
         return hook
 

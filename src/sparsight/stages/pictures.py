@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sparsight.attach import family_in
 from sparsight.families.handed import check_is_model
+from sparsight.families.inputs import channels_of
 from sparsight.images import Images, Wanted, normal_of, pictures_of
 
 
@@ -42,14 +43,6 @@ def wanted_by(model: nn.Module, size: tuple[int, int] | None = None) -> Wanted:
         channels_of(model), family_in(model).patch_px(model), mean, std,
         size or (tuple(own) if own else None),
     )  # fmt: skip
-
-
-def channels_of(model: nn.Module) -> int:
-    """Of the pictures a model takes: what its first convolution reads."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    return int(getattr(getattr(model, "config", None), "num_channels", 3))  # patches by a linear layer
 
 
 def noise(model: nn.Module, resolution: tuple[int, int], batch: int = 1) -> Tensor:

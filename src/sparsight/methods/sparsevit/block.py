@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.completions.linear import Regression, fit_error, mapped, normalised
 from sparsight.errors import SparsightError
+from sparsight.families.calls import wants_maps
 from sparsight.families.windows import Windows
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
@@ -63,7 +64,7 @@ class WindowBlock(Change):
         if kept == count or x[0, ..., 0].numel() < site.config.min_tokens:
             with windows.steady(self):
                 return self.dense(x, **host)
-        if host.get("output_attentions") or site.family.wants_maps(site.family.parts.attention(self)):
+        if host.get("output_attentions") or wants_maps(site.family.parts.attention(self)):
             raise SparsightError(
                 f"layer {site.layer} is sparse and has no attention map: call without "
                 "output_attentions, or restore the model first"

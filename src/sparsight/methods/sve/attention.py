@@ -5,24 +5,22 @@
     O[top] = sdpa(Q[top], K, V)                     the kept queries see everything      (Eq. 3-9)
     y = proj(O) + [h, 1] W                          the last term with completion, for the other queries
 
-Tokens stay in their own order, so the block around it, its norms, MLP and hooks see them as ever.  The
-layers of a reuse group share `top`.  Tokens are rows (b, n, c) in here, whether the host has them so
-or as (b, height, width, c).
+The host's own forward runs; what it hands to `scaled_dot_product_attention` is caught (`Attending`), so
+projections, norms, rotary tables, gates and the output projection are the host's.  Tokens stay in their
+own order, and the layers of a reuse group share `top`.
 """
 
 from collections.abc import Generator
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.completions.linear import Regression, mapped
-from sparsight.errors import SparsightError
+from sparsight.families.calls import Caught, wants_maps, with_settings
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
-from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import kept_count, others, put, put_, take, top
+from sparsight.methods.sve.attending import Attending
+from sparsight.ops.partition import kept_count, others, put, put_, take
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -38,28 +36,30 @@ class SparseAttention(Change):
         Raises SparsightError if attention maps are asked for, since a sparse layer has none.
         """
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
-        family, h = site.family, x.flatten(1, -2)
-        n = h.shape[1]
-        queries, keys = self.counts(n)
-        masked = host.get(family.mask) is not None or host.get("is_causal", False)
-        if n < site.config.min_tokens or n in (queries, keys) or masked:
+        tokens = x[..., 0].numel() // (len(x) if x.ndim > 2 else 1)  # the most that a picture can have
+        if tokens < site.config.min_tokens or tokens in self.counts(tokens):
             if site.shared is not None and not self.follows:
-                site.shared.give(None, n)
+                site.shared.give(((None, tokens),))
             return self.dense(x, **host)
-        if host.get("output_attentions") or family.wants_maps(self):
-            raise SparsightError(
-                f"layer {site.layer} is sparse and has no attention map: call without "
-                "output_attentions, or restore the model first"
-            )
-        q, k, v = family.parts.qkv(self, h, **self.tables(host))
-        ranked = self.ranked(h, q, k)
-        out = sparse_attention(q, k, v, ranked, queries, keys)
-        y = family.parts.merge(self, out, h)
-        if (table := self.tensor("map")) is not None:
-            seeing = ranked[:, :queries]  # they have seen everything: nothing is missing
-            whole = y + mapped(h, table)
-            y = (put if whole.requires_grad else put_)(whole, seeing, take(y, seeing))
-        return family.parts.result(y.view(*x.shape[:-1], -1))
+        result, run = self.attended(x, host)
+        table = self.tensor("map")
+        if table is None or not run.skipped:
+            return result
+        y = result[0] if isinstance(result, tuple) else result
+        rows, seeing = x.reshape(1, -1, x.shape[-1]), run.seeing()
+        whole = y.reshape(1, -1, y.shape[-1]) + mapped(rows, table)
+        # Those have seen everything: nothing is missing.
+        own = take(y.reshape(whole.shape), seeing)
+        whole = (put if whole.requires_grad else put_)(whole, seeing, own).view(y.shape)
+        return (whole, *result[1:]) if isinstance(result, tuple) else whole
+
+    def attended(self, x: Any, host: dict[str, Any]) -> tuple[Any, Attending]:
+        """The host's result with sparse attention, and what was done for it."""
+        run = Attending(self, x, bool(host.get("output_attentions")) or wants_maps(self))
+        with with_settings(self, self._sparsight.settings), Caught(run):
+            result = self.dense(x, **host)
+        run.finished()
+        return result, run
 
     @property
     def follows(self) -> bool:
@@ -72,21 +72,6 @@ class SparseAttention(Change):
         queries, keys = site.config.kept_at(site.layer)
         return kept_count(tokens, queries, site.prefix), kept_count(tokens, keys, site.prefix)
 
-    def tables(self, host: dict[str, Any]) -> dict[str, Any]:
-        """The rotary tables among what the host passed."""
-        return {k: host[k] for k in self._sparsight.family.per_token if host.get(k) is not None}
-
-    @torch.no_grad()  # a ranking has no gradient
-    def ranked(self, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
-        site = self._sparsight
-        if self.follows:
-            return site.shared.take(h, site.layer)
-        found = top(self.scored(h, q, k), max(self.counts(h.shape[1])), site.prefix)
-        if site.shared is not None:
-            site.shared.give(found, h.shape[1])
-        return found
-
     def scored(self, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """The score of every token, (b, n)."""
         config, score = self._sparsight.config, SCORES[self._sparsight.config.score]
@@ -97,13 +82,9 @@ class SparseAttention(Change):
         self, x: Any, host: dict[str, Any], wanted: Any
     ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
         """The map from what one picture's sparse queries miss: dense less sparse, on this stream."""
-        site, h = self._sparsight, x.flatten(1, -2)
-        n, parts = h.shape[1], site.family.parts
-        queries, keys = self.counts(n)
-        q, k, v = parts.qkv(self, h, **self.tables(host))
-        ranked = self.ranked(h, q, k)
-        sparse = parts.merge(self, sparse_attention(q, k, v, ranked, queries, keys), h)
-        dense = parts.merge(self, scaled_dot_product_attention(q, k, v).transpose(1, 2), h)
-        rest = others(ranked[:, :queries], n)
-        table = yield Regression(take(h, rest).flatten(0, 1), take(dense - sparse, rest).flatten(0, 1))
+        found, run = self.attended(x, host)
+        dense, few = (y[0] if isinstance(y, tuple) else y for y in (self.dense(x, **host), found))
+        h, missing = x.reshape(1, -1, x.shape[-1]), (dense - few).reshape(1, -1, dense.shape[-1])
+        rest = others(run.seeing(), missing.shape[1])
+        table = yield Regression(take(h, rest).flatten(0, 1), take(missing, rest).flatten(0, 1))
         return {"map": table}

@@ -9,15 +9,18 @@ from torch import Tensor
 
 from sparsight.errors import SparsightError
 
+Ranked = tuple[
+    tuple[Tensor | None, int], ...
+]  # of each picture: (b, t), None: dense; of how many tokens
+
 
 @dataclass(eq=False)
 class Ranking:
-    """The ranking of one thread's last forward pass."""
+    """The rankings of one thread's last forward pass."""
 
-    top: Tensor | None = None  # (b, t), None if the leader ran dense
-    tokens: int = -1  # of how many
-    # By layer, what it was used for: the last token (b, c) of what the follower read, and the ranking.
-    used: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    ranked: Ranked | None = None
+    # By layer, what they were used for: the last token (b, c) of what the follower read.
+    used: dict[int, tuple[Tensor, Ranked]] = field(default_factory=dict)
 
 
 class _Local(threading.local):
@@ -41,38 +44,37 @@ class Pattern:
     def __reduce__(self) -> tuple[type["Pattern"], tuple[()]]:
         return Pattern, ()
 
-    def give(self, top: Tensor | None, tokens: int) -> None:
-        """What the leader has found, or that it ran dense."""
-        own = self.local.ranking
-        own.top, own.tokens = top, tokens
+    def give(self, ranked: Ranked) -> None:
+        """What the leader has found."""
+        self.local.ranking.ranked = ranked
 
-    def take(self, h: Tensor, layer: int) -> Tensor:
-        """The leader's ranking for a follower that reads `h` (b, n, c).
+    def take(self, x: Tensor, layer: int) -> Ranked:
+        """The leader's rankings for a follower that reads `x`; of what, the follower checks.
 
-        Raises SparsightError if there is none of these tokens.
+        Raises SparsightError if there are none.
         """
+        last = x.flatten(1, -2)[:, -1] if x.ndim > 2 else x[-1:]
         if not torch.compiler.is_compiling() and _in_backward():
-            return self._again(h, layer)
+            return self._again(last, layer)
         own = self.local.ranking
-        top = own.top
-        if top is None or own.tokens != h.shape[1] or len(top) != len(h):
+        if own.ranked is None:
             raise SparsightError(
-                f"layer {layer} reuses the ranking of a layer before it, which has not ranked these "
-                "tokens: run the whole model, or apply the plan without groups"
+                f"layer {layer} reuses the ranking of a layer before it, which has not run: run the "
+                "whole model, or apply the plan without groups"
             )
         if not torch.compiler.is_compiling():
-            own.used[layer] = (h[:, -1].detach().clone(), top)  # a copy: a view would keep all of h
-        return top
+            own.used[layer] = (last.detach().clone(), own.ranked)  # a copy: a view would keep all of x
+        return own.ranked
 
-    def _again(self, h: Tensor, layer: int) -> Tensor:
+    def _again(self, last: Tensor, layer: int) -> Ranked:
         """The same for gradient checkpointing, which runs a follower once more before its leader.
 
         On a GPU in another thread, so the passes of all threads are looked through.
         """
         for ranking in list(self.every):
-            last, top = ranking.used.get(layer, (None, None))
-            if last is not None and top is not None and _same(last, h[:, -1]):
-                return top
+            seen, ranked = ranking.used.get(layer, (None, None))
+            if seen is not None and ranked is not None and _same(seen, last):
+                return ranked
         raise SparsightError(
             f"layer {layer} is run again for a pass whose ranking another pass has replaced: with "
             "gradient checkpointing, call backward after each forward, or apply without groups"

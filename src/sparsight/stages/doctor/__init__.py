@@ -13,14 +13,14 @@ from torch import nn
 
 from sparsight.attach import applied
 from sparsight.errors import PlanError, UnsupportedModelError
-from sparsight.families import Family, encoder_in, family_of
+from sparsight.families import Family, encoder_in, encoders_inside, family_of
+from sparsight.families.inputs import channels_of
 from sparsight.identity import identity
 from sparsight.images import ImageFolder, check_resolution
 from sparsight.stages.doctor import blocks, facts, forms, pictures, sizes, verdict, ways
 from sparsight.stages.doctor.clock import Clock
 from sparsight.stages.doctor.outline import sharing, work
 from sparsight.stages.measure import fused, name
-from sparsight.stages.pictures import channels_of
 
 VERSION = 1  # of the result's layout
 BUDGET_S = 11.0  # for what is timed; counting takes a few more, and pictures have their own
@@ -46,6 +46,7 @@ def doctor(
     """
     began = time.perf_counter()
     encoder = encoder_in(model, module)
+    module = module or next(name for name, part in model.named_modules() if part is encoder) or None
     if applied(encoder):
         raise PlanError("doctor looks at a dense model: call sparsight.restore(model) first")
     about: dict[str, Any] = {"version": VERSION, "supported": True, "module": module}
@@ -53,7 +54,7 @@ def doctor(
     try:
         family = family_of(encoder)
     except UnsupportedModelError as error:
-        more = {"refusal": str(error), "modules": facts.encoders_in(encoder)}
+        more = {"refusal": str(error), "modules": encoders_inside(encoder)}
         return about | {"supported": False} | more
     devices = about["model"]["devices"]
     if len(devices) != 1 or devices[0] == "meta":

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from sparsight.errors import PlanError
-from sparsight.families import FAMILIES, Family
+from sparsight.families import Family
 from sparsight.families.base import classes_of
+from sparsight.families.calls import wants_maps
 from sparsight.inplace import check_changeable
 
 
@@ -66,18 +67,9 @@ def notes(model: nn.Module, family: Family) -> list[str]:
         except PlanError as error:
             found.append(str(error))
             break  # one is enough to say: the others are likely the same
-    if any(family.wants_maps(family.parts.attention(block)) for block in blocks):
+    if any(wants_maps(family.parts.attention(block)) for block in blocks):
         found.append(
             "its settings ask for attention maps (output_attentions), which a sparse layer has not: "
             "switch that off first"
         )
     return found
-
-
-def encoders_in(model: nn.Module) -> list[str]:
-    """Paths of the modules inside `model` that are supported."""
-    return [
-        name
-        for name, part in model.named_modules()
-        if name and any(family.first_mismatch(part)[1] is None for family in FAMILIES)
-    ]

@@ -16,13 +16,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sparsight.attach import apply, family_in
 from sparsight.errors import ImagesError
+from sparsight.families.inputs import channels_of
 from sparsight.fit import named_shapes, with_layers
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.bench import blank
 from sparsight.stages.measure import fused, name
 from sparsight.stages.observe import evaluating
-from sparsight.stages.pictures import channels_of
 
 PARTS = ("attention", "linear layers of the attention", "MLP", "everything else")
 PAIRWISE = ("scaled_dot_product", "bmm")  # in the names of operations on every pair of tokens

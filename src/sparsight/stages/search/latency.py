@@ -150,9 +150,10 @@ class Latency:
         )  # fmt: skip
         change(attn(sparse), SparseAttention, site, self._tensors(layer, settings))
         if shared is not None:
-            n = args[0][0, ..., 0].numel()
+            b = len(self.picture)
+            n = args[0][..., 0].numel() // b
             count = max(attn(sparse).counts(n))
-            shared.give(torch.arange(count, device=args[0].device).expand(len(args[0]), count), n)
+            shared.give(((torch.arange(count, device=args[0].device).expand(b, count), n),))
         return {
             "dense": lambda: blocks[layer](*args, **host),
             "sparse": lambda: sparse(*args, **host),

@@ -1,0 +1,120 @@
+"""What a module hands to `scaled_dot_product_attention`: caught on its way, whatever is around it.
+
+Every attention module of today, of timm, transformers or a user's own, projects, normalises and
+rotates in its own way and then makes the same call.  A `TorchFunctionMode` takes that call's place while
+the module's own forward runs, so that nothing has to be known of the rest; compilers and exporters
+follow it.
+"""
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from sparsight.families.parts import Host
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+COLLECTING = "transformers.utils.output_capturing"
+
+
+class Attends(Protocol):
+    """Something that takes what `scaled_dot_product_attention` takes."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
+        """(b, heads, n, d) of queries, keys and values."""
+
+
+class Caught(TorchFunctionMode):
+    """While in here, a run's `attend` is called in the place of `scaled_dot_product_attention`."""
+
+    def __init__(self, run: Attends) -> None:
+        super().__init__()
+        self.run = run  # the object, since compilers cannot keep a bound method
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Anything else runs as it is."""
+        if func is F.scaled_dot_product_attention:
+            return self.run.attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+def sdpa_settings(module: Host) -> dict[str, Any]:
+    """The attributes of an attention module that must be others for it to make the call at all.
+
+    timm's modules have a flag; transformers' read a config, which they share with their model and which
+    may ask for another implementation: a copy of it does not.
+    """
+    found: dict[str, Any] = {}
+    if module.__dict__.get("fused_attn") is False:
+        found["fused_attn"] = True
+    config = module.__dict__.get("config")
+    if getattr(config, "_attn_implementation", "sdpa") != "sdpa":
+        found["config"] = copy.copy(config)
+        found["config"].__dict__["_attn_implementation_internal"] = "sdpa"
+    return found
+
+
+@contextmanager
+def with_settings(module: Host, settings: dict[str, Any]) -> Iterator[None]:
+    """While in here, those attributes of `module` are others."""
+    before = {name: getattr(module, name) for name in settings}
+    for name, value in settings.items():
+        setattr(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def wants_maps(attention: Host) -> bool:
+    """Whether attention maps are asked for: by an attention module's settings, or of this very pass.
+
+    transformers' newer models tell their modules nothing, and collect what these return.
+    """
+    if getattr(getattr(attention, "config", None), "output_attentions", False):
+        return True
+    if torch.compiler.is_compiling():
+        return False
+    collector = getattr(sys.modules.get(COLLECTING), "_active_collector", None)
+    return collector is not None and "attentions" in (collector.get() or ())
+
+
+def like_query_heads(k: Tensor, heads: int) -> Tensor:
+    """Keys or values (b, heads / groups, n, d) with a head for each of the queries' heads."""
+    return k if k.shape[1] == heads else k.repeat_interleave(heads // k.shape[1], 1)
+
+
+def scaled_query(q: Tensor, scale: float | None) -> Tensor:
+    """Queries that give with the usual scale, d^-1/2, what `q` gives with `scale`."""
+    usual = q.shape[-1] ** -0.5
+    return q if scale is None or abs(scale - usual) < 1e-6 * usual else q * (scale / usual)
+
+
+class Inputs:
+    """Keeps queries and keys (b, heads, n, d) of each call, and attends to nothing."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[Tensor, Tensor]] = []
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
+        """Zeros."""
+        self.found.append((scaled_query(q, named.get("scale")), like_query_heads(k, q.shape[1])))
+        return q.new_zeros(*q.shape[:-1], v.shape[-1])
+
+
+def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor]]:
+    """Queries and keys (b, heads, n, d) of each call that the dense module makes."""
+    inputs = Inputs()
+    with with_settings(module, sdpa_settings(module)), Caught(inputs):
+        getattr(type(module), "HOST", type(module)).forward(module, *args, **kwargs)
+    return inputs.found

@@ -1,0 +1,181 @@
+"""The family of a model that no file describes: where it attends, found by one dry run.
+
+That is all that sparse attention, its maps and reuse groups need.  A layer here is a place that attends,
+in the order of the forward pass; its block is what stands around it in the model's list of layers.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import torch
+
+from sparsight.errors import UnsupportedModelError
+from sparsight.families.base import Family
+from sparsight.families.dry_run import Seen, dry_run
+from sparsight.families.final import final_rows
+from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of
+from sparsight.families.parts import Host, Parts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NAME = "sites"
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")  # what attention modules call it
+PATCHES = 32  # a side, of the picture for a model that does not say its own size
+MOST_PREFIX = 64  # tokens; more than this are no class token and registers
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place that attends, by its path in the model."""
+
+    path: str  # of the attention module
+    block: str  # of what stands around it
+    tokens: int
+    heads: int
+    dim: int  # the width of what it reads
+    whole: bool  # a whole picture at once, behind no mask: it can be sparse
+    reads_tokens: bool  # a row for each token, and returns the like: a map can stand beside it
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a dry run found of a model, as data."""
+
+    kind: str
+    prefix: int
+    patch_px: tuple[int, int]
+    flat: bool  # see inputs_of
+    sites: tuple[Site, ...]
+
+
+@dataclass(frozen=True)
+class SiteFamily(Family):
+    """A family of one model."""
+
+    found: Found = Found("", 0, (1, 1), True, ())
+    has_blocks: ClassVar[bool] = False
+
+    def __reduce__(self) -> Any:
+        """Copied and pickled as what was found."""
+        return family_from, (self.found,)
+
+    def global_layers(self, model: Host) -> tuple[int, ...]:
+        """The sites that see a whole picture."""
+        return tuple(layer for layer, site in enumerate(self.found.sites) if site.whole)
+
+    def kind_of(self, model: Host) -> str:
+        """The class that the dry run was of."""
+        return self.found.kind
+
+
+def family_from(found: Found) -> SiteFamily:
+    """The family that `found` describes."""
+    inside = tuple(dict.fromkeys(_inside(site) for site in found.sites))
+
+    def attention(block: Host) -> Host:
+        for path in inside:
+            try:
+                return block.get_submodule(path)
+            except AttributeError:
+                continue
+        raise AttributeError(f"{type(block).__name__} has none of {inside}")
+
+    def features(model: Host, pictures: "Tensor") -> "Tensor":
+        last = found.sites[-1]
+        return final_rows(model, pictures, model.get_submodule(last.block), last.dim, found.flat)
+
+    return SiteFamily(
+        name=NAME, library="", verified_with="", examples="", kinds=(), requirements=(), sparse="",
+        refused="", blocks=lambda m: [m.get_submodule(site.block) for site in found.sites],
+        dim=lambda block: _first(attention(block).modules(), "in_features"),
+        heads=lambda block: _first([attention(block)], *HEADS),
+        prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
+        parts=Parts(attention=attention, **NO_PARTS), features=features, found=found,
+    )  # fmt: skip
+
+
+def _none(*_: Any) -> NoReturn:
+    raise UnsupportedModelError("a model that no family describes has no parts")
+
+
+NO_PARTS: dict[str, Any] = dict.fromkeys(("norm", "qkv", "merge", "residual", "mlp"), _none)
+
+
+def _inside(site: Site) -> str:
+    return site.path.removeprefix(site.block).removeprefix(".")
+
+
+def _first(modules: Iterable[Host], *names: str) -> int:
+    """The first of the named attributes that one of the modules has; 0 if none."""
+    return next((int(getattr(m, name)) for m in modules for name in names if hasattr(m, name)), 0)
+
+
+def found_in(model: Host) -> Found | str:
+    """What a dry run finds in `model`; or why it cannot become sparse, in words."""
+    px, merge = patch_of(model), merge_of(model)
+    height, width = own_size(model) or (PATCHES // merge * merge * (px or 16),) * 2
+    like = next(model.parameters(), None)
+    if like is None:
+        return "it has no weights"
+    shape = (1, channels_of(model), height, width)
+    pictures, why = torch.zeros(shape, device=like.device, dtype=like.dtype), ""
+    for flat in (True, False):
+        try:
+            seen = dry_run(model, inputs_of(model, pictures, flat))
+            break
+        except Exception as error:  # whatever a foreign model raises
+            why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+    else:
+        return f"it could not be run on a picture of {height} x {width} ({why})"
+    sites = _sites(model, seen)
+    whole = [site for site in sites if site.whole]
+    if not whole:
+        return _why_none(seen)
+    prefix, px = _prefix(model, whole[0].tokens, (height, width), px)
+    return Found(type(model).__name__, prefix, (px * merge, px * merge), flat, tuple(sites))
+
+
+def _sites(model: Host, seen: Sequence[Seen]) -> list[Site]:
+    names = {module: name for name, module in model.named_modules()}
+    return [
+        Site(
+            path=names[one.module], block=_block(names[one.module]),
+            tokens=one.tokens // len(one.calls) if one.whole else one.tokens,
+            heads=one.calls[0][1], dim=one.reads[-1] if one.reads else 0,
+            whole=one.whole, reads_tokens=one.reads_tokens,
+        )
+        for one in seen
+        if any(plain for *_, plain in one.calls) or one.biased
+    ]  # fmt: skip
+
+
+def _block(path: str) -> str:
+    """The innermost module of a numbered list that holds `path`, or that itself."""
+    steps = path.split(".")
+    numbered = [place for place, step in enumerate(steps) if step.isdigit()]
+    return ".".join(steps[: numbered[-1] + 1]) if numbered else path
+
+
+def _prefix(model: Host, tokens: int, size: tuple[int, int], px: int | None) -> tuple[int, int]:
+    """How many tokens stand before the patches, and the side of a patch in pixels."""
+    height, width = size
+    if px is not None and 0 <= (rest := tokens - (height // px) * (width // px)) <= MOST_PREFIX:
+        return rest, px
+    side = math.isqrt(tokens * height // width)  # the model does not say it, or has pooled since
+    rest = tokens - side * (side * width // height)
+    return (rest if rest <= min(side, MOST_PREFIX) else 0), height // side
+
+
+def _why_none(seen: Sequence[Seen]) -> str:
+    """Why no site of a model can be sparse; nothing to say if it has none."""
+    if any(one.biased for one in seen):
+        return (
+            "its attention adds a bias or a mask to every pair of query and key, for which the two "
+            "unmasked attention calls of SVE have no place"
+        )
+    if seen:
+        return "its blocks attend within windows, or to other tokens than their own, alone"
+    return ""

@@ -1,0 +1,151 @@
+"""One forward pass of a sparse attention: what it does with the calls that its host makes.
+
+A host makes one call with all tokens; where pictures are packed, one for each; where they are padded or
+packed behind a mask, one with a mask that is split into its pictures here.  Each picture is ranked and
+attends by itself.  Any other mask, and what is too short to pay, runs as the host has it.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from sparsight.errors import SparsightError
+from sparsight.families.calls import like_query_heads, scaled_query
+from sparsight.methods.site import Site
+from sparsight.ops.attention import sparse_attention
+from sparsight.ops.partition import top
+from sparsight.ops.segments import Segment, segments_of
+from sparsight.scores import SCORES
+
+
+class Attending:
+    """Of one module, whose forward reads `x`: tokens (b, n, c), maps of them, or packed (n, c)."""
+
+    def __init__(self, module: Any, x: Tensor, asks_maps: bool) -> None:
+        self.module, self.x, self.asks_maps = module, x, asks_maps
+        self.site: Site = module._sparsight
+        self.calls, self.at = 0, 0  # how many there were, and how many tokens they have had
+        self.skipped = False  # something
+        self.ranked: list[tuple[Tensor | None, int]] = []  # of each picture, and of how many tokens
+        # Where in x tokens see everything: of these (b, k), rows so far apart, counted from there.
+        self.seers: list[tuple[Tensor, int, int]] = []
+        self.led = self.site.shared.take(x, self.site.layer) if module.follows else ()
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    ) -> Tensor:  # fmt: skip
+        """In the place of `scaled_dot_product_attention`."""
+        (b, heads), n = q.shape[:2], q.shape[-2]
+        at, self.at, self.calls = self.at, self.at + b * n, self.calls + 1
+        parts = self.pictures(q, k, attn_mask, is_causal)
+        if not any(self.pays(part.stop - part.start) for part in parts):
+            self.ranked += [(None, part.stop - part.start) for part in parts]
+            self.seers.append((torch.arange(b * n, device=q.device)[None], 0, at))
+            more = {"enable_gqa": True} if enable_gqa else {}
+            return scaled_dot_product_attention(
+                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **more
+            )
+        if self.asks_maps:
+            raise SparsightError(
+                f"layer {self.site.layer} is sparse and has no attention map: call without "
+                "output_attentions, or restore the model first"
+            )
+        k, v = like_query_heads(k, heads), like_query_heads(v, heads)
+        if attn_mask is None:
+            return self.attended(q, k, v, at, n, dropout_p, scale).transpose(1, 2)
+        out = q.new_zeros(b, n, heads, v.shape[3])  # where a token sees nothing
+        for row, start, stop, last in parts:
+            rows = slice(None) if row is None else slice(row, row + 1)
+            queries, own = q[rows, :, start:last], slice(start, stop)
+            begin = at + (row or 0) * n + start
+            out[rows, start:last] = self.attended(
+                queries, k[rows, :, own], v[rows, :, own], begin, n, dropout_p, scale
+            )
+        return out.transpose(1, 2)
+
+    def pictures(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> tuple[Segment, ...]:
+        """The pictures of one call; none if not all tokens of each see all its others."""
+        n = q.shape[-2]
+        if mask is None and not causal and q.ndim == 4 and k.shape[2] == n:
+            return (Segment(None, 0, n, n),)
+        if mask is None or causal or q.ndim != 4 or k.shape[2] != n or torch.compiler.is_compiling():
+            found = None
+        else:
+            found = segments_of(mask, len(q), n)
+        if found is None and n >= self.site.config.min_tokens and not torch.compiler.is_compiling():
+            self.site.dense["masked" if mask is not None or causal else "other tokens as keys"] += 1
+        return found or ()
+
+    def pays(self, n: int) -> bool:
+        """Whether a picture of so many tokens is attended to sparsely."""
+        return n >= self.site.config.min_tokens and n not in self.module.counts(n)
+
+    def attended(
+        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, dropout: float, scale: float | None
+    ) -> Tensor:
+        """Of pictures with the tokens of `k`, beginning at the place `at` of x; (b, n, heads, d).
+
+        Queries beyond those tokens are padding.
+        """
+        b, _, n, _ = k.shape
+        if q.shape[2] > n:
+            padding = torch.arange(n, q.shape[2], device=q.device).expand(b, -1)
+            self.seers.append((padding, stride, at))
+        if not self.pays(n):
+            self.ranked.append((None, n))
+            self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
+            return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
+        queries, keys = self.module.counts(n)
+        ranked = self.ranking(q[:, :, :n], k, at, stride, scale)
+        self.ranked.append((ranked, n))
+        self.seers.append((ranked[:, :queries], stride, at))
+        self.skipped = True
+        return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout)
+
+    def ranking(self, q: Tensor, k: Tensor, at: int, stride: int, scale: float | None) -> Tensor:
+        """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
+        b, _, n, _ = k.shape
+        if self.module.follows:
+            place = len(self.ranked)
+            found, tokens = self.led[place] if place < len(self.led) else (None, n)
+            if found is None or tokens != n or len(found) != b:
+                raise SparsightError(
+                    f"layer {self.site.layer} reuses the ranking of a layer before it, which has not "
+                    "ranked these tokens: run the whole model, or apply the plan without groups"
+                )
+            return found
+        h = q[:, 0]  # (b, n, d): which score reads no tokens takes their number from it alone
+        if "tokens" in SCORES[self.site.config.score].needs:
+            rows = self.x.reshape(-1, self.x.shape[-1])
+            if stride == n:
+                h = rows[at : at + b * n].view(b, n, -1)
+            else:
+                h = torch.stack([rows[at + row * stride :][:n] for row in range(b)])
+        with torch.no_grad():  # a ranking has no gradient
+            scored = self.module.scored(h, scaled_query(q, scale), k)
+            return top(scored, max(self.module.counts(n)), self.site.prefix)
+
+    def seeing(self) -> Tensor:
+        """The places in x of the tokens that see everything, and of padding; (1, k)."""
+        places = [
+            (tokens + at + stride * torch.arange(len(tokens), device=tokens.device)[:, None]).flatten()
+            for tokens, stride, at in self.seers
+        ]
+        return torch.cat(places)[None]
+
+    def finished(self) -> None:
+        """After the host's forward: what a group is to know, and what did not come to be."""
+        shared = self.site.shared
+        if shared is not None and not self.module.follows:
+            shared.give(tuple(self.ranked))
+        if not self.calls and not torch.compiler.is_compiling():
+            self.site.dense["no call"] += 1
+            warnings.warn(
+                f"layer {self.site.layer} runs dense: its attention is no longer "
+                "scaled_dot_product_attention; set it to 'sdpa' again, or restore and apply anew",
+                stacklevel=2,
+            )
