@@ -1,6 +1,6 @@
 """Does a model run dense?  A changed module does where tokens are few, or all are kept."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,30 +24,38 @@ def dense_runs(model: nn.Module) -> Iterator[dict[nn.Module, int]]:
     def called(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found[module], given[module] = 0, tokens_of(module.bound(args, kwargs)[0])
 
-    def watched(module: Any) -> Any:
-        usual = module.dense
+    def watched(module: Any) -> dict[str, Callable[..., Any]]:
+        usual: Any = module.dense
+        usually_attended: Any = getattr(module, "attended", None)
 
         def dense(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             found[module] = given[module] if tokens_of(x) == given[module] else 0
             return usual(x, *args, **kwargs)
 
-        return dense
+        def attended(*args: Any) -> Any:  # the dense code, of which attention may be another's
+            result, run = usually_attended(*args)
+            found[module] = 0 if run.skipped else given[module]
+            return result, run
+
+        return {"dense": dense} | ({"attended": attended} if usually_attended else {})
 
     changed = [part for part in model.modules() if is_changed(part)]
     handles = [part.register_forward_pre_hook(called, with_kwargs=True) for part in changed]
-    for part in changed:
-        part.__dict__["dense"] = watched(part)
+    own = [watched(part) for part in changed]
+    for part, methods in zip(changed, own, strict=True):
+        part.__dict__.update(methods)
     try:
         yield found
     finally:
-        for part, handle in zip(changed, handles, strict=True):
+        for part, methods, handle in zip(changed, own, handles, strict=True):
             handle.remove()
-            del part.__dict__["dense"]
+            for name in methods:
+                del part.__dict__[name]
 
 
 def tokens_of(x: Tensor) -> int:
-    """Of one picture, in (b, n, c) or (b, height, width, c)."""
-    return x.shape[1:-1].numel()
+    """Of one picture, in (b, n, c) or (b, height, width, c); of all, where they are packed (n, c)."""
+    return x.shape[1:-1].numel() if x.ndim > 2 else len(x)
 
 
 def fallback_notes(sparse: nn.Module, resolution: tuple[int, int]) -> list[str]:
