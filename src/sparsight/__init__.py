@@ -4,8 +4,8 @@
 >>> model = sparsight.restore(model)                                                 # as it was
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
-`load`, `restore`; and before them `finetune`, to adapt a model to a higher resolution.  Everything is
-loaded when first used, so that importing the package costs next to nothing.
+`load`, `restore`, `export`; and before them `finetune`, to adapt a model to a higher resolution.
+Everything is loaded when first used, so that importing the package costs next to nothing.
 """
 
 from importlib import import_module
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         SparsightError,
         UnsupportedModelError,
     )
+    from sparsight.exports.front import export
+    from sparsight.exports.opened import open_exported
     from sparsight.images import ImageFolder
     from sparsight.methods import (
         SPOT,
@@ -63,6 +65,7 @@ _WHERE = {
     "Distillation": "sparsight.stages.distil",
     "doctor": "sparsight.stages.doctor",
     "evaluate": "sparsight.tasks.evaluate",
+    "export": "sparsight.exports.front",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
     "fit_relevance": "sparsight.stages.relevance",
@@ -73,6 +76,7 @@ _WHERE = {
     "LowerResolution": "sparsight.methods",
     "measure": "sparsight.stages.measure",
     "NotFiniteError": "sparsight.errors",
+    "open_exported": "sparsight.exports.opened",
     "optimize": "sparsight.stages.optimize",
     "Plan": "sparsight.plan",
     "PlanError": "sparsight.errors",
@@ -119,10 +123,12 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "export",
     "finetune",
     "fit_relevance",
     "load",
     "measure",
+    "open_exported",
     "optimize",
     "restore",
     "save",

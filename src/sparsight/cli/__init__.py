@@ -3,11 +3,12 @@
 import io
 import sys
 
-from sparsight.cli import compare, doctor, encode, explore, neighbours, optimize, pipeline, tasks
+from sparsight.cli import compare, doctor, encode, explore, export, neighbours, optimize, pipeline, tasks
 from sparsight.cli.app import app
 
 __all__ = [
-    "compare", "doctor", "encode", "explore", "main", "neighbours", "optimize", "pipeline", "tasks",
+    "compare", "doctor", "encode", "explore", "export", "main", "neighbours", "optimize", "pipeline",
+    "tasks",
 ]  # fmt: skip
 
 

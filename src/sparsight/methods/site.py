@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sparsight.families import Family
+from sparsight.ops.partition import all_kept, kept_count
 
 
 @dataclass
@@ -17,3 +18,11 @@ class Site:
     depth: int  # layers of the model
     arguments: tuple[str, ...]  # names of what the module's own forward takes
     shared: Any = None  # what modules of one group have in common
+
+    def kept(self, tokens: int, fraction: float) -> int:
+        """How many of so many tokens a fraction keeps; all of them below `min_tokens`."""
+        return kept_count(tokens, fraction, self.prefix, self.config.min_tokens)
+
+    def is_small(self, tokens: int) -> bool:
+        """Whether there are too few tokens for it to pay, as far as it is known before the run."""
+        return all_kept(self.config.min_tokens - 1, tokens)

@@ -22,7 +22,7 @@ from sparsight.errors import SparsightError
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import kept_count, others, put, put_, take, top
+from sparsight.ops.partition import all_kept, others, put, put_, take, top
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -40,9 +40,9 @@ class SparseAttention(Change):
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
         family, h = site.family, x.flatten(1, -2)
         n = h.shape[1]
-        queries, keys = self.counts(n)
+        queries, keys = counts = self.counts(n)
         masked = host.get(family.mask) is not None or host.get("is_causal", False)
-        if n < site.config.min_tokens or n in (queries, keys) or masked:
+        if all_kept(queries, n) or all_kept(keys, n) or masked:
             if site.shared is not None and not self.follows:
                 site.shared.give(None, n)
             return self.dense(x, **host)
@@ -52,7 +52,7 @@ class SparseAttention(Change):
                 "output_attentions, or restore the model first"
             )
         q, k, v = family.parts.qkv(self, h, **self.tables(host))
-        ranked = self.ranked(h, q, k)
+        ranked = self.ranked(h, q, k, counts)
         out = sparse_attention(q, k, v, ranked, queries, keys)
         y = family.parts.merge(self, out, h)
         if (table := self.tensor("map")) is not None:
@@ -70,19 +70,21 @@ class SparseAttention(Change):
         """nq and nk for so many tokens."""
         site = self._sparsight
         queries, keys = site.config.kept_at(site.layer)
-        return kept_count(tokens, queries, site.prefix), kept_count(tokens, keys, site.prefix)
+        kept = site.kept(tokens, queries)
+        return kept, kept if keys == queries else site.kept(tokens, keys)
 
     def tables(self, host: dict[str, Any]) -> dict[str, Any]:
         """The rotary tables among what the host passed."""
         return {k: host[k] for k in self._sparsight.family.per_token if host.get(k) is not None}
 
     @torch.no_grad()  # a ranking has no gradient
-    def ranked(self, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def ranked(self, h: Tensor, q: Tensor, k: Tensor, counts: tuple[int, int]) -> Tensor:
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         site = self._sparsight
         if self.follows:
             return site.shared.take(h, site.layer)
-        found = top(self.scored(h, q, k), max(self.counts(h.shape[1])), site.prefix)
+        queries, keys = site.config.kept_at(site.layer)
+        found = top(self.scored(h, q, k), counts[keys > queries], site.prefix)
         if site.shared is not None:
             site.shared.give(found, h.shape[1])
         return found
@@ -99,9 +101,9 @@ class SparseAttention(Change):
         """The map from what one picture's sparse queries miss: dense less sparse, on this stream."""
         site, h = self._sparsight, x.flatten(1, -2)
         n, parts = h.shape[1], site.family.parts
-        queries, keys = self.counts(n)
+        queries, keys = counts = self.counts(n)
         q, k, v = parts.qkv(self, h, **self.tables(host))
-        ranked = self.ranked(h, q, k)
+        ranked = self.ranked(h, q, k, counts)
         sparse = parts.merge(self, sparse_attention(q, k, v, ranked, queries, keys), h)
         dense = parts.merge(self, scaled_dot_product_attention(q, k, v).transpose(1, 2), h)
         rest = others(ranked[:, :queries], n)

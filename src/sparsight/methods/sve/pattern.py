@@ -55,7 +55,7 @@ class Pattern:
             return self._again(h, layer)
         own = self.local.ranking
         top = own.top
-        if top is None or own.tokens != h.shape[1] or len(top) != len(h):
+        if top is None or own.tokens != h.shape[1] or top.shape[0] != h.shape[0]:
             raise SparsightError(
                 f"layer {layer} reuses the ranking of a layer before it, which has not ranked these "
                 "tokens: run the whole model, or apply the plan without groups"
