@@ -239,3 +239,23 @@ def preparing(result: dict[str, Any]) -> str:
     ]  # fmt: skip
     note = made(result)
     return note + "\n\n" + rows(["model", "picture", "", "time", "of the first row"], lines)
+
+
+ENGINES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def export(result: dict[str, Any]) -> str:
+    """Dense and sparse in each engine, over the dense model there and over the dense one in PyTorch."""
+    lines = [
+        [
+            ENGINES[row["engine"]], f"`{row['name']}`", f"{row['latency_ms']:.0f} ms",
+            f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}", f"{row['speedup']:.2f}x",
+            f"{row['over_pytorch']:.2f}x",
+        ]
+        for row in result["rows"]
+        if "hole" not in row
+    ]  # fmt: skip
+    header = ["engine", "", "latency", "quartiles", "over dense there", "over dense in PyTorch"]
+    versions = ", ".join(result["protocol"]["engines"].values())
+    more = (result["protocol"]["resolution"], f"one file for 256 to 1024 px each; {versions}")
+    return setting(result["protocol"], *more) + "\n\n" + rows(header, lines, words=2)

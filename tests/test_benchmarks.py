@@ -374,7 +374,7 @@ def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(suite, tmp
 def test_the_gpu_plan_is_tried_on_a_cpu(suite, tmp_path, monkeypatch):
     from gpu import run, sizes
 
-    monkeypatch.setattr(run.harness.gc, "collect", lambda: 0)  # a third of a second for each arm
+    monkeypatch.setattr(run.harness.gc, "collect", lambda *_: 0)  # a third of a second for each arm
     # On a CPU it is a profile, which takes a second for each arm; on a GPU it is a counter.
     monkeypatch.setattr(run.timing, "peak_memory_mb", lambda call, device: (call(), 0.0)[1])
     one_model = replace(sizes.TINY, models=sizes.TINY.models[:1])

@@ -583,7 +583,9 @@ def test_a_ranking_keeps_little_of_a_pass():
     images = make_images(model)
     model(images).sum().backward()
     ranking = attentions_of(model)[2]._sparsight.shared.local.ranking
-    kept = [ranking.top, *(tensor for pair in ranking.used.values() for tensor in pair)]
+    kept = [top for top, _ in ranking.ranked]
+    for last, ranked in ranking.used.values():
+        kept += [last, *(top for top, _ in ranked)]
     assert len(kept) == 3
     # One token of each picture, and the places of a quarter of them; not the tokens of a layer.
     held = sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}.values())

@@ -16,7 +16,7 @@ from sparsight.attach import applied, as_plan
 from sparsight.cli.report import shown_layers
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
-from sparsight.methods.sve import attention
+from sparsight.methods.sve import attending
 from sparsight.ops.partition import kept_count
 from sparsight.plan import Plan
 from sparsight.report import write_report
@@ -108,13 +108,13 @@ def test_kept_masks_are_the_top_scores(run):
 
 
 def test_kept_masks_are_what_a_group_really_shares(monkeypatch):
-    used, usual = [], attention.sparse_attention
+    used, usual = [], attending.sparse_attention
 
     def spied(q, k, v, *chosen):
         used.append(chosen)
         return usual(q, k, v, *chosen)
 
-    monkeypatch.setattr(attention, "sparse_attention", spied)
+    monkeypatch.setattr(attending, "sparse_attention", spied)
     dense = make_model("augreg")
     settings = sparsight.SVE(
         layers=(1, 2), groups=((1, 2),), keep=1 / 4, keep_queries=1 / 8, min_tokens=0
@@ -123,7 +123,7 @@ def test_kept_masks_are_what_a_group_really_shares(monkeypatch):
     maps = next(look(dense, sparse, make_images(dense, batch=1), [0], (1, 2))).maps
     assert maps["layer 2 predicted"].equal(maps["layer 1 predicted"])
     assert not maps["layer 2 exact"].equal(maps["layer 1 exact"])
-    (ranked, queries, keys), follower = used  # layer 1 and layer 2
+    (ranked, queries, keys, *_), follower = used  # layer 1 and layer 2
     assert ranked.equal(follower[0])
     assert (queries, keys) == tuple(kept_count(1 + 9 * 7, share, 1) for share in (1 / 8, 1 / 4))
     kept = maps["layer 2 kept"].flatten()

@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 import sparsight
 from sparsight.errors import ImagesError, LabelsError, SparsightError
 from sparsight.ops.grids import grid_of
+from sparsight.plan import Plan
 from sparsight.tasks import TASKS, classification, probe, segmentation
 from sparsight.tasks.base import Request
 from sparsight.tasks.dense_probe import Judged, largest, patch_shares
@@ -328,7 +329,9 @@ def test_a_plan_that_runs_dense_at_this_size_is_told(model, colours):
     mixed = sparsight.SVE(layers=(0, 1), keep=(1.0, 0.25), min_tokens=0)
     told = "at 64x96 there are 25 tokens, of which sve keeps all: it ran dense in 1 of its 2 layers"
     assert sparsight.evaluate(model, mixed, "features", colours, SIZE)["notes"] == [told]
-    assert sparsight.measure(model, mixed, resolutions=[SIZE], repeats=1)["notes"] == [told]
+    assert sparsight.measure(model, Plan(methods=(mixed,)), resolutions=[SIZE], repeats=1)["notes"] == [
+        told
+    ]
 
 
 def test_methods_are_judged_together_and_one_that_runs_dense_is_named(model, colours):

@@ -4,9 +4,9 @@
 >>> model = sparsight.restore(model)                                                 # as it was
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
-`load`, `restore`; and before them `finetune`, to adapt a model to a higher resolution; with the hub,
-`push`, `from_pretrained` and `pull`.  Everything is loaded when first used, so that importing the
-package costs next to nothing.
+`load`, `restore`, `export`; and before them `finetune`, to adapt a model to a higher resolution; with
+the hub, `push`, `from_pretrained` and `pull`.  Everything is loaded when first used, so that importing
+the package costs next to nothing.
 """
 
 from importlib import import_module
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         SparsightError,
         UnsupportedModelError,
     )
+    from sparsight.exports.front import export
+    from sparsight.exports.opened import open_exported
     from sparsight.images import ImageFolder
     from sparsight.methods import (
         SPOT,
@@ -66,6 +68,7 @@ _WHERE = {
     "Distillation": "sparsight.stages.distil",
     "doctor": "sparsight.stages.doctor",
     "evaluate": "sparsight.tasks.evaluate",
+    "export": "sparsight.exports.front",
     "finetune": "sparsight.tasks.finetune",
     "Finetuning": "sparsight.tasks.finetune",
     "fit_relevance": "sparsight.stages.relevance",
@@ -78,6 +81,7 @@ _WHERE = {
     "LowerResolution": "sparsight.methods",
     "measure": "sparsight.stages.measure",
     "NotFiniteError": "sparsight.errors",
+    "open_exported": "sparsight.exports.opened",
     "optimize": "sparsight.stages.optimize",
     "Plan": "sparsight.plan",
     "pull": "sparsight.share",
@@ -127,11 +131,13 @@ __all__ = [
     "compare",
     "doctor",
     "evaluate",
+    "export",
     "finetune",
     "fit_relevance",
     "from_pretrained",
     "load",
     "measure",
+    "open_exported",
     "optimize",
     "pull",
     "push",

@@ -1,6 +1,7 @@
 """What can go wrong, by name.  Every message says what was wrong, where, and what to do about it."""
 
-LONGEST = 300  # characters of a message; a longer one loses its middle, mostly a path or others' words
+LONGEST = 300  # characters of a message; a longer one loses the middle of its paths, then its own
+SHORTEST, CUT = 40, "..."  # characters that are left of a path, and what stands for the others
 
 
 class SparsightError(Exception):
@@ -44,10 +45,16 @@ def one_line(text: str) -> str:
     Names of files may hold line breaks and bytes that are no text, and be long.
     """
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip())
+    for word in sorted(shown.split(), key=len, reverse=True):  # paths first: their middle says least
+        over = len(shown) - LONGEST
+        if over <= 0 or len(word) <= SHORTEST:
+            break
+        room = max(SHORTEST, len(word) - over) - len(CUT)
+        shown = shown.replace(word, word[: room // 4] + CUT + word[room // 4 - room :], 1)
     if len(shown) <= LONGEST:
         return shown
     end = LONGEST // 3
-    return f"{shown[: LONGEST - end - 3]}...{shown[-end:]}"
+    return f"{shown[: LONGEST - end - len(CUT)]}{CUT}{shown[-end:]}"
 
 
 def brief(text: object, most: int = 150) -> str:

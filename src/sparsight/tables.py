@@ -79,6 +79,27 @@ def show_plan(plan: "Plan") -> None:
         Console().print(f"- {reason}", markup=False, highlight=False)
 
 
+def show_parity(report: Mapping[str, Any]) -> None:
+    """An exported file beside PyTorch, size by size, and its speed."""
+    table = _table(
+        f"{report['file']} in {report['protocol']['precision']}, beside PyTorch",
+        ["picture", "batch", "error, same kept set", "overlap", "cosine", "worst token"],
+    )
+    for row in report["cases"]:
+        table.add_row(
+            row["size"], str(row["batch"]), f"{row['error']:.1e}", f"{row['overlap']:.4f}",
+            f"{row['cosine']:.6f}", f"{row['cosine_worst']:.6f}",
+        )  # fmt: skip
+    _print(table)
+    speed = report["speed"]
+    if "speedup" in speed:
+        Console().print(
+            f"in the engine at {speed['size']}: dense {speed['dense']['latency_ms']:.0f} ms, sparse "
+            f"{speed['sparse']['latency_ms']:.0f} ms, {speed['speedup']:.2f}x",
+            highlight=False,
+        )
+
+
 def show_measurement(result: Mapping[str, Any]) -> None:
     """Dense against sparse, then how far the features moved."""
     protocol = result["protocol"]
@@ -89,8 +110,9 @@ def show_measurement(result: Mapping[str, Any]) -> None:
     for case in result["cases"]:
         table.add_row(
             case["resolution"], str(case["batch"]), case["arm"], f"{case['latency_ms']:.1f}",
-            f"{case['speedup']:.2f}x", f"{case['images_per_s']:.2f}", f"{case['peak_memory_mb']:.0f}",
-            f"{case['gflops']:.1f}",
+            f"{case['speedup']:.2f}x", f"{case['images_per_s']:.2f}",
+            *("-" if case[key] is None else f"{case[key]:.{digits}f}"
+              for key, digits in (("peak_memory_mb", 0), ("gflops", 1))),
         )  # fmt: skip
     _print(table)
     for note in result["notes"]:

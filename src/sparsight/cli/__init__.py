@@ -3,11 +3,23 @@
 import io
 import sys
 
-from sparsight.cli import compare, doctor, encode, explore, neighbours, optimize, pipeline, share, tasks
+from sparsight.cli import (
+    compare,
+    doctor,
+    encode,
+    explore,
+    export,
+    neighbours,
+    optimize,
+    pipeline,
+    share,
+    tasks,
+)  # fmt: skip
 from sparsight.cli.app import app
 
 __all__ = [
-    "compare", "doctor", "encode", "explore", "main", "neighbours", "optimize", "pipeline", "share",
+    "compare", "doctor", "encode", "explore", "export", "main", "neighbours", "optimize", "pipeline",
+    "share",
     "tasks",
 ]  # fmt: skip
 

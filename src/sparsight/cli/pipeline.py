@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.export import opened_file
 from sparsight.cli.options import (
     CheckpointOption,
     ImagesOption,
@@ -77,7 +78,7 @@ def analyze(
 @app.command()
 def measure(
     run: Annotated[
-        Path, typer.Argument(metavar="DIR", help="run folder of optimize or demo", callback=own_run)
+        Path, typer.Argument(metavar="RUN", help="run folder, or a file of export", callback=own_run)
     ],
     images: Annotated[Path | None, typer.Option(help="folder of images for the fidelity")] = None,
     resolution: Annotated[
@@ -95,10 +96,16 @@ def measure(
 ) -> None:
     """Measure dense against sparse in one run: time, memory, FLOPs and how far the features moved."""
     from sparsight import tables
+    from sparsight.families import encoder_in
     from sparsight.images import ImageFolder, Images
     from sparsight.stages import measure as stage
 
-    plan, loaded, own = model_of(run, None, pretrained, checkpoint)
+    exported, engine = None, None
+    if run.is_file():
+        exported, plan, loaded, engine = opened_file(run, pretrained, checkpoint)
+        own = exported.manifest.shapes.largest
+    else:
+        plan, loaded, own = model_of(run, None, pretrained, checkpoint)
     sizes = [parse_resolution(text) for text in resolution] if resolution else [own]
     folder: Images | None = None
     if images:
@@ -108,6 +115,14 @@ def measure(
 
         folder = measuring_pictures(plan.resolution)
     module = module or plan.recipe.get("module")
+    if exported is not None:
+        dense = encoder_in(loaded.model, module)
+        result = stage.measure(
+            dense, plan, folder, sizes, batch or [1], repeats, max_images, engine=engine
+        )
+        write(result | {"file": run.name, "format": exported.manifest.format}, json)
+        tables.show_measurement(result)
+        return report_skipped(result.get("fidelity", {}).get("skipped", ()), folder)
     result = stage.measure(loaded.model, plan, folder, sizes, batch or [1], repeats, max_images, module)
     write(result, run / "measure.json", json)
     tables.show_measurement(result)

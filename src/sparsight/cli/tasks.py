@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from sparsight.cli.app import app, say
+from sparsight.cli.export import opened_file
 from sparsight.cli.options import (
     CheckpointOption,
     JsonOption,
@@ -60,7 +61,7 @@ TableOption = Annotated[
 @app.command()
 def evaluate(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="run folder of optimize or demo", callback=own_run)
+        Path, typer.Argument(metavar="RUN", help="run folder, or a file of export", callback=own_run)
     ],
     task: Annotated[TaskName, typer.Option(help="what to judge it by", show_default=False)],
     data: Annotated[Path, typer.Option(help="folder of the data set (see below)", show_default=False)],
@@ -124,8 +125,13 @@ def evaluate(
     from sparsight.tasks.evaluate import evaluate as judge
     from sparsight.tasks.zeroshot import tokenizer_in
 
-    plan, loaded, size = model_of(run, resolution, pretrained, checkpoint)
-    check_writable(run)
+    engine = None
+    if run.is_file():
+        exported, plan, loaded, engine = opened_file(run, pretrained, checkpoint)
+        size = parse_resolution(resolution) if resolution else exported.manifest.shapes.largest
+    else:
+        plan, loaded, size = model_of(run, resolution, pretrained, checkpoint)
+        check_writable(run)
     if loaded.random_weights:
         say("these are random weights: quality does not mean anything")
     result = judge(
@@ -133,11 +139,14 @@ def evaluate(
         max_images=max_images, max_train_images=max_train_images, own_probe=own_probe,
         layout=layout.value if layout else None, classes=classes, void=void, table=table, worst=worst,
         seed=seed, names=names, tokenizer=tokenizer_in(plan.source) if names else None,
-        module=plan.recipe.get("module"),
+        module=plan.recipe.get("module"), engine=engine,
     )  # fmt: skip
-    write(result, run / f"evaluate-{task.value}.json", json)
+    if engine is None:
+        write(result, run / f"evaluate-{task.value}.json")
+    write(result, json)
     tables.show_evaluation(result)
-    write_page(run)
+    if engine is None:
+        write_page(run)
     report_skipped(result["skipped"])
 
 

@@ -80,7 +80,7 @@ class ReducingBlock(Change):
         """
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
         family, (b, n, _) = site.family, x.shape
-        if n < site.config.min_tokens or host.get(family.mask) is not None or self.idle(n):
+        if site.is_small(n) or host.get(family.mask) is not None or self.idle(n):
             return self.dense(x, **host)
         if host.get("output_attentions") or wants_maps(family.parts.attention(self)):
             raise SparsightError(

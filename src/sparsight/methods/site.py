@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsight.families import Family
+from sparsight.ops.partition import all_kept, kept_count
 
 
 @dataclass
@@ -22,3 +23,11 @@ class Site:
     settings: dict[str, Any] = field(default_factory=dict)
     # Calls that ran dense although they are long enough, by reason.
     dense: Counter[str] = field(default_factory=Counter)
+
+    def kept(self, tokens: int, fraction: float) -> int:
+        """How many of so many tokens a fraction keeps; all of them below `min_tokens`."""
+        return kept_count(tokens, fraction, self.prefix, self.config.min_tokens)
+
+    def is_small(self, tokens: int) -> bool:
+        """Whether there are too few tokens for it to pay, as far as it is known before the run."""
+        return all_kept(self.config.min_tokens - 1, tokens)

@@ -1,22 +1,34 @@
 """Which tokens are kept, and moving tokens there and back (SVE, Eq. 3-6 and 8)."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sparsight.ops.traced import Number, looked_up
+
 FRIENDLY = 64  # larger kept counts are whole multiples of this: attention kernels work in such tiles
 WIDE = 768  # from so many queries on PyTorch's CPU kernel takes 256 at once instead of 64
+# Who looks at every kept set, or puts another in its place, while an exported graph is compared.
+WATCHERS: list[Callable[[Tensor], Tensor]] = []
 PARTS = 1 << 20  # a fraction is taken as so many parts of this, for counts in whole numbers
 
 
-def kept_count(tokens: int, fraction: float, prefix: int) -> int:
+def kept_count(tokens: Any, fraction: float, prefix: int, least: int = 0) -> Any:
     """How many of `tokens` a fraction keeps: static for a given count, prefix tokens always among them.
 
-    From 1.5 x 64 on the count is the nearest multiple of 64, and 768 instead of 704: with the tiles of
-    the attention kernels the tokens this adds cost next to nothing (measured in docs/speed.md).  A
-    fraction of 1 keeps every token exactly.  Whole numbers throughout: what follows can be exported.
+    All of them if there are fewer than `least`.  From 1.5 x 64 on the count is the nearest multiple of
+    64, and 768 instead of 704: with the tiles of the attention kernels the tokens this adds cost next to
+    nothing (measured in docs/speed.md).  A fraction of 1 keeps every token exactly.  Whole numbers
+    throughout: what follows can be exported.
     """
     if fraction >= 1:
+        return tokens
+    if isinstance(tokens, torch.SymInt):
+        return looked_up(tokens, lambda n: kept_count(n, fraction, prefix, least), prefix + 1)
+    if tokens < least:
         return tokens
     count = (tokens * round(fraction * PARTS) + PARTS // 2) // PARTS
     if count >= FRIENDLY * 3 // 2:
@@ -28,16 +40,26 @@ def kept_count(tokens: int, fraction: float, prefix: int) -> int:
     return count if count < tokens else tokens
 
 
+def all_kept(count: Number, tokens: Number) -> bool:
+    """Whether nothing is left out, as far as it is known before the run.
+
+    In a graph of many sizes it is not: there all of few tokens go the way of some.
+    """
+    known = isinstance(count, int) and isinstance(tokens, int)
+    return count is tokens or (known and count >= tokens)
+
+
 def _raised(score: Float[Tensor, "b n"], prefix: int) -> Float[Tensor, "b n"]:
     """`score` with the prefix tokens above all others."""
     if not prefix:
         return score
-    return torch.cat([score.new_full((len(score), prefix), torch.inf), score[:, prefix:]], 1)
+    return torch.cat([score.new_full((score.shape[0], prefix), torch.inf), score[:, prefix:]], 1)
 
 
-def top(score: Float[Tensor, "b n"], count: int, prefix: int) -> Int[Tensor, "b k"]:
+def top(score: Float[Tensor, "b n"], count: Number, prefix: int) -> Int[Tensor, "b k"]:
     """The `count` tokens of the highest score, highest first, prefix tokens before all others."""
-    return _raised(score, prefix).topk(count, dim=1).indices
+    found = _raised(score, prefix).topk(count, dim=1).indices
+    return WATCHERS[-1](found) if WATCHERS else found
 
 
 def rank(score: Float[Tensor, "b n"], prefix: int) -> Int[Tensor, "b n"]:
@@ -51,16 +73,33 @@ def inverse(order: Int[Tensor, "b n"]) -> Int[Tensor, "b n"]:
     return torch.empty_like(order).scatter_(1, order, places)
 
 
-def others(chosen: Int[Tensor, "b k"], tokens: int) -> Int[Tensor, "b r"]:
+def others(chosen: Int[Tensor, "b k"], tokens: Number) -> Int[Tensor, "b r"]:
     """The tokens that are not among `chosen`, in their own order."""
-    there = torch.zeros(len(chosen), tokens, dtype=torch.int8, device=chosen.device)
-    there.scatter_(1, chosen, 1)
-    return there.argsort(dim=1, stable=True)[:, : tokens - chosen.shape[1]]
+    return _in_order(1 - _marked(chosen, tokens), tokens - chosen.shape[1])
 
 
-def _flat(order: Int[Tensor, "b k"], tokens: int) -> Int[Tensor, " r"]:
+def in_order(chosen: Int[Tensor, "b k"], tokens: Number) -> Int[Tensor, "b k"]:
+    """`chosen` of so many tokens, in their own order."""
+    return _in_order(_marked(chosen, tokens), chosen.shape[1])
+
+
+def _marked(chosen: Int[Tensor, "b k"], tokens: Number) -> Int[Tensor, "b n"]:
+    """1 for the tokens that are among `chosen`, 0 for the others."""
+    none = torch.zeros(chosen.shape[0], tokens, dtype=torch.long, device=chosen.device)
+    return none.scatter(1, chosen, torch.ones_like(chosen))
+
+
+def _in_order(marked: Int[Tensor, "b n"], count: Any) -> Int[Tensor, "b k"]:
+    """The `count` marked tokens of each picture: no sort, each is told its place by counting."""
+    b, n = marked.shape
+    places = torch.where(marked > 0, marked.cumsum(1) - 1, count)  # one place more, for all others
+    numbers = torch.arange(n, device=marked.device).expand(b, n)
+    return numbers.new_zeros(b, count + 1).scatter(1, places, numbers)[:, :count]
+
+
+def _flat(order: Int[Tensor, "b k"], tokens: Any) -> Int[Tensor, " r"]:
     """The places of the tokens in all rows of a batch."""
-    starts = torch.arange(len(order), device=order.device)[:, None] * tokens
+    starts = torch.arange(order.shape[0], device=order.device)[:, None] * tokens
     return (order + starts).reshape(-1)
 
 
@@ -104,7 +143,7 @@ def take_positions(
 
     `table` is (p, d), (heads, p, d) or (batch, heads or 1, p, d), without rows for the prefix tokens.
     """
-    b = len(order)
+    b = order.shape[0]
     table = table.reshape((1,) * (4 - table.ndim) + tuple(table.shape)).expand(b, -1, -1, -1)
     index = (order[:, prefix:] - prefix)[:, None, :, None]
     return table.gather(2, index.expand(b, table.shape[1], -1, table.shape[3]))

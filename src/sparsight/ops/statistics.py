@@ -5,11 +5,14 @@ s = `sparsity_indicator`; c = `c`; top-1/8 recovery (Fig. 5) = `recall`.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sparsight.ops.traced import most
 
 # Query rows per step: on a CPU as many as keep the scores near its cache, on a GPU more in one launch.
 CHUNK_CPU, CHUNK_GPU = 64, 1024
@@ -98,7 +101,7 @@ def overlap(maps: Float[Tensor, "l n"], fraction: float) -> Float[Tensor, "l l"]
 
 
 def lattice_sample(
-    tokens: int, prefix: int, every: int, device: torch.device | str = "cpu"
+    tokens: Any, prefix: int, every: int, device: torch.device | str = "cpu"
 ) -> Int[Tensor, " q"]:
     """Indices of about one query in `every` patch tokens, spread evenly over the image.
 
@@ -111,6 +114,14 @@ def lattice_sample(
     patches = tokens - prefix
     if patches <= every:
         return torch.arange(prefix, tokens, device=device)
-    runs = torch.arange(patches // every, device=device)
-    offset = (runs * runs * GOLDEN_32) % (1 << 32)  # frac(i^2 g) in 32 binary digits
-    return prefix + runs * every + (offset * every >> 32)
+    if torch.compiler.is_exporting():  # engines may have no 64 binary digits
+        runs = patches // every
+        return torch.tensor([prefix + _in_run(i, every) for i in range(most(runs))], device=device)[
+            :runs
+        ]
+    return prefix + _in_run(torch.arange(patches // every, device=device), every)
+
+
+def _in_run(i: Any, every: int) -> Any:
+    offset = (i * i * GOLDEN_32) % (1 << 32)  # frac(i^2 g) in 32 binary digits
+    return i * every + (offset * every >> 32)

@@ -24,7 +24,7 @@ def answer_of(run: Run) -> Answer:
     """From what the run measured, the most direct first."""
     source = (run.plan or {}).get("source") or "a comparison"
     answer = Answer(f"Sparsight: {source}", "What was found so far; speed is not measured yet")
-    for part in (_speed, _fidelity, _completion, _tables, _done):
+    for part in (_speed, _fidelity, _completion, _tables, _exports, _done):
         try:
             part(run, answer)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -133,6 +133,23 @@ def _tables(run: Run, answer: Answer) -> None:
                 "feature error": "relative_error", "worst picture": "relative_error_worst",
             }  # fmt: skip
             answer.tables.append(_table(name, columns, result["rows"]))
+
+
+def _exports(run: Run, answer: Answer) -> None:
+    """Exported files beside the model in PyTorch."""
+    columns = {
+        "picture": "size", "batch": "batch", "error, same kept set": "error",
+        "overlap of kept sets": "overlap", "cosine": "cosine", "worst token": "cosine_worst",
+    }  # fmt: skip
+    for name, found in run.exports.items():
+        speed = found["speed"]
+        told = f"Exported to {name} in {found['protocol']['precision']}, beside PyTorch"
+        if "speedup" in speed:
+            told += (
+                f"; {speed['speedup']:.2f} times as fast as the dense model in the same engine at "
+                f"{speed['size']}"
+            )
+        answer.tables.append(_table(told, columns, found["cases"]))
 
 
 def _table(

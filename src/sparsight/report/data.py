@@ -31,6 +31,7 @@ class Run:
     plan: dict[str, Any] | None = None
     parts: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, Any] = field(default_factory=dict)  # evaluations, by task
+    exports: dict[str, Any] = field(default_factory=dict)  # comparisons of exported files, by format
     looks: list[dict[str, Any]] = field(default_factory=list)
     command: str | None = None
     missing: list[str] = field(default_factory=list)
@@ -98,6 +99,9 @@ def _read_folder(place: Path, run: Run) -> None:
     for path in sorted(place.glob("evaluate-*.json")):
         if (found := _json(path, run)) is not None:
             run.tasks[path.stem.removeprefix("evaluate-")] = found
+    for path in sorted(place.glob("parity-*.json")):
+        if (found := _json(path, run)) is not None:
+            run.exports[path.stem.removeprefix("parity-")] = found
     if (place / COMMAND_FILE).is_file():
         run.command = (place / COMMAND_FILE).read_text(encoding="utf-8", errors="replace").strip()
     run.looks = read_looks(place / LOOK_FILE, run)

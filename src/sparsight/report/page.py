@@ -74,6 +74,7 @@ def as_json(run: Run, charts: list[Chart]) -> dict[str, Any]:
     """Everything in the page but the pictures."""
     return {
         "plan": run.plan, "command": run.command, "missing": run.missing, "tasks": run.tasks,
+        "exports": run.exports,
         "pictures": [{k: v for k, v in look.items() if k != "maps"} for look in run.looks],
         "charts": {chart.name: chart.as_json() for chart in charts},
     }  # fmt: skip

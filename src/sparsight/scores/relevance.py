@@ -42,4 +42,4 @@ def of_view(view: View) -> Float[Tensor, "b n"]:
     """r by the network (inner weight, inner bias, outer weight) of the view, 0 for prefix tokens."""
     read = described(view.tokens[:, view.prefix :], list(view.notes))
     found = relevance(read, *view.tensors.values())
-    return torch.cat([found.new_zeros(len(found), view.prefix), found], 1)
+    return torch.cat([found.new_zeros(found.shape[0], view.prefix), found], 1)

@@ -1,7 +1,7 @@
 """Measure: dense against sparse, in one run: time, memory, FLOPs, and how far the features moved."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -33,11 +33,13 @@ def measure(
     repeats: Count = 7,
     max_images: Count = 16,
     module: str | None = None,
+    engine: nn.Module | None = None,
 ) -> dict[str, Any]:
     """Compare `model` as it is (dense) with `plan` applied to a copy of it.
 
     `images` are pictures in any form that `optimize` takes.  `module` is the path of the vision encoder
-    inside a larger model; the encoder alone is measured.
+    inside a larger model; the encoder alone is measured.  `engine` stands for the plan applied where an
+    exported file is the sparse arm (exports/standin.py): PyTorch does not see its work and memory.
     Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
     `fidelity` of the final features at the images' own resolution.
     """
@@ -51,13 +53,13 @@ def measure(
         images = pictures_for(model, images, max_images, plan.resolution)
     first = next(model.parameters())
     with evaluating(model):
-        arms = {"dense": model, "sparse": apply(copy.deepcopy(model), plan)}
+        arms = {"dense": model, "sparse": engine or apply(copy.deepcopy(model), plan)}
         with fused(*arms.values()):
             cases = [
                 case
                 for resolution in resolutions
                 for batch in batches
-                for case in _cases(arms, resolution, batch, repeats, first)
+                for case in _cases(arms, resolution, batch, repeats, first, engine is None)
             ]
         result = {
             "protocol": timing.protocol(
@@ -88,11 +90,14 @@ def _cases(
     batch: int,
     repeats: int,
     like: torch.Tensor,
+    looked_into: bool,
 ) -> list[dict[str, Any]]:
     """One resolution and batch size, every arm."""
     picture = noise(arms["dense"], resolution, batch)
-    family = family_in(arms["dense"])
-    calls = {name: lambda model=model: family.features(model, picture) for name, model in arms.items()}
+    calls = {
+        name: lambda model=model: family_in(model).features(model, picture)
+        for name, model in arms.items()
+    }
     times = timing.interleave(calls, repeats, like.device, f"Measuring {name(resolution)}")
     rows: list[dict[str, Any]] = []
     for arm, call in calls.items():
@@ -100,23 +105,28 @@ def _cases(
         rows.append(
             {"resolution": name(resolution), "batch": batch, "arm": arm}
             | row
-            | {
-                "images_per_s": 1e3 * batch / row["latency_ms"],
-                "peak_memory_mb": timing.peak_memory_mb(call, like.device),
-                "gflops": timing.gflops(call),
-                "shares": timing.shares(call, like.device),
-            }
+            | {"images_per_s": 1e3 * batch / row["latency_ms"]}
+            | (_work(call, like) if looked_into else {"peak_memory_mb": None, "gflops": None})
         )
     for row in rows:
         row["speedup"] = rows[0]["latency_ms"] / row["latency_ms"]
     return rows
 
 
+def _work(call: Callable[[], Any], like: torch.Tensor) -> dict[str, Any]:
+    """Memory, FLOPs and where the time goes, of one call of PyTorch."""
+    return {
+        "peak_memory_mb": timing.peak_memory_mb(call, like.device),
+        "gflops": timing.gflops(call),
+        "shares": timing.shares(call, like.device),
+    }
+
+
 def compare_features(
     dense: nn.Module, sparse: nn.Module, images: Images, max_images: int
 ) -> dict[str, Any]:
     """Relative error and cosine of the final features: the mean, and the worst image by its place."""
-    family, reader = family_in(dense), Reader(images)
+    reader = Reader(images)
     like = next(dense.parameters())
     errors: list[float] = []
     cosines: list[float] = []
@@ -127,7 +137,7 @@ def compare_features(
         ):
             places.append(place)
             batch = picture[None].to(like.device, like.dtype)
-            wanted, got = family.features(dense, batch), family.features(sparse, batch)
+            wanted, got = (family_in(model).features(model, batch) for model in (dense, sparse))
             if not (torch.isfinite(wanted).all() and torch.isfinite(got).all()):
                 raise NotFiniteError(
                     f"NaN or infinity in the final features of image {len(errors)}: check the weights"

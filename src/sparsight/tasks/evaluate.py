@@ -21,6 +21,7 @@ from sparsight.tasks import task_named
 from sparsight.tasks.base import Arms, requested
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
 
+OF_FEATURES = ("segmentation", "classification", "salient")  # what reads nothing but final features
 COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 
@@ -32,6 +33,7 @@ def evaluate(
     data: str | Path,
     resolution: Size | None = None,
     module: str | None = None,
+    engine: nn.Module | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Judge `model` as it is (dense) and a copy with a plan applied, on the folder `data`.
@@ -40,6 +42,7 @@ def evaluate(
     `task`         one of `sparsight.tasks.TASKS`
     `resolution`   height and width; the plan's unless given
     `module`       attribute path of the encoder, if `model` is a larger model
+    `engine`       stands for the plan applied, where an exported file is judged (exports/standin.py)
     `options`      those of `sparsight.tasks.base.Request`
 
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
@@ -64,8 +67,16 @@ def evaluate(
     check_takes(encoder, size, len(request.mean))
     first = next(model.parameters())
     with evaluating(model):
-        changed = copy.deepcopy(model)
-        arms = Arms(encoder, apply(encoder_in(changed, module), given), (model, changed))
+        if engine is not None:
+            if task not in OF_FEATURES or request.names is not None:
+                raise SparsightError(
+                    f"an exported file has final features, which {task} here looks beyond: judge it "
+                    f"by {', '.join(OF_FEATURES)}, or the run in PyTorch"
+                )
+            arms = Arms(encoder, engine, (model, engine))
+        else:
+            changed = copy.deepcopy(model)
+            arms = Arms(encoder, apply(encoder_in(changed, module), given), (model, changed))
         used = applied(arms.sparse).plan  # type: ignore[union-attr]  # with every layer named
         found = chosen.run(arms, request)
         notes = [*fallback_notes(arms.sparse, size), *found.notes]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sparsight.methods.parted import PartedBlock
 from sparsight.methods.reduced import Reduced
-from sparsight.ops.partition import kept_count, put, take, top
+from sparsight.ops.partition import all_kept, in_order, put, take, top
 from sparsight.scores.attention import by_class
 from sparsight.scores.view import View
 
@@ -20,23 +20,24 @@ class PruningBlock(PartedBlock):
 
     def idle(self, tokens: int) -> bool:
         """Whether nothing has left by the end of this block."""
-        return self.count(tokens) == tokens
+        return all_kept(self.count(tokens), tokens)
 
     def count(self, tokens: int) -> int:
         """How many tokens go on after this layer's attention."""
         config, layer = self._sparsight.config, self._sparsight.layer
         begun = sum(stage <= layer for stage in config.stages or ())
-        return kept_count(tokens, config.keep**begun, self._sparsight.prefix)
+        return self._sparsight.kept(tokens, config.keep**begun)
 
     def after(
         self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced
     ) -> tuple[Tensor, Tensor, Reduced]:
         """In a stage, the top tokens go on; the others have their last value from here."""
+        there = tokens.shape[1]
         count = self.count(x.shape[1])
-        if count >= tokens.shape[1]:
+        if all_kept(count, there):
             return x, tokens, state
         prefix = self._sparsight.prefix
         kept = top(by_class(View(tokens, tokens, prefix, lambda: (q, k))), count, prefix)
-        kept = kept.sort(1).values  # the class token stays the first, which the next stage asks
+        kept = in_order(kept, there)  # the class token stays the first, which the next stage asks
         x = put(x, state.rows, tokens)
         return x, take(tokens, kept), Reduced(state.rows.gather(1, kept))

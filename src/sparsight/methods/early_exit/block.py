@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sparsight.completions.linear import Quantile, Regression, fit_error, normalised
 from sparsight.methods.reduced import CARRY, Reduced, ReducingBlock, map_name
-from sparsight.ops.partition import kept_count, others, take, top
+from sparsight.ops.partition import all_kept, in_order, others, take, top
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -29,8 +29,8 @@ class ExitBlock(ReducingBlock):
     def idle(self, tokens: int) -> bool:
         """Whether all stay to the end."""
         config = self._sparsight.config
-        last = kept_count(tokens, config.kept_after(config.exits[-1]), self._sparsight.prefix)
-        return config.bound is None and last == tokens
+        last = self._sparsight.kept(tokens, config.kept_after(config.exits[-1]))
+        return config.bound is None and all_kept(last, tokens)
 
     def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
         """After a layer of `after`, those of the lowest score leave."""
@@ -40,16 +40,16 @@ class ExitBlock(ReducingBlock):
         with torch.no_grad():  # a ranking has no gradient
             score = self.scored(take(x, state.rows), state, host)
             count = self.count(score, x.shape[1])
-            if count >= score.shape[1]:
+            if all_kept(count, score.shape[1]):
                 return state
-            stay = top(score, count, self._sparsight.prefix).sort(1).values
+            stay = in_order(top(score, count, self._sparsight.prefix), score.shape[1])
         return self.staying(x, state, stay)
 
     def count(self, score: Tensor, tokens: int) -> int:
         """How many of the tokens with this score (b, k) go on."""
         config, prefix, exit_ = self._sparsight.config, self._sparsight.prefix, self._sparsight.layer - 1
         if config.bound is None:
-            return min(score.shape[1], kept_count(tokens, config.kept_after(exit_), prefix))
+            return self._sparsight.kept(tokens, config.kept_after(exit_))
         if (bound := self.tensor("bound")) is None:
             bound = score.new_tensor(2 * math.log(config.bound[config.exits.index(exit_)]))
         wanted = (score[:, prefix:] >= bound).sum(1).max().item()

@@ -15,7 +15,7 @@ from torch import Tensor
 from sparsight.completions.linear import Regression, fit_error, mapped
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
-from sparsight.ops.partition import kept_count, others, put, take, top
+from sparsight.ops.partition import all_kept, others, put, take, top
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -30,8 +30,8 @@ class RoutedMLP(Change):
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
         h = x.flatten(1, -2)
         n = h.shape[1]
-        count = kept_count(n, site.config.kept_at(site.layer), site.prefix)
-        if n < site.config.min_tokens or count == n:
+        count = site.kept(n, site.config.kept_at(site.layer))
+        if all_kept(count, n):
             return self.dense(x, **host)
         chosen, table = self.chosen(h, count), self.tensor("map")
         through = self.dense(take(h, chosen), **host)
@@ -55,7 +55,7 @@ class RoutedMLP(Change):
             found["error"] = yield from fit_error(h, full)
             self.set_tensors(found)
         if site.config.completion == "map":
-            count = kept_count(h.shape[1], site.config.kept_at(site.layer), site.prefix)
+            count = site.kept(h.shape[1], site.config.kept_at(site.layer))
             rest = others(self.chosen(h, count), h.shape[1])
             found["map"] = yield Regression(take(h, rest).flatten(0, 1), take(full, rest).flatten(0, 1))
         return found

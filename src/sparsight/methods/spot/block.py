@@ -19,7 +19,7 @@ from sparsight.methods.parted import PartedBlock
 from sparsight.methods.reduced import CARRY, Reduced, map_name
 from sparsight.methods.spot.config import network_names
 from sparsight.ops.dynamics import sampled_statistics
-from sparsight.ops.partition import kept_count, others, take, top
+from sparsight.ops.partition import all_kept, in_order, others, take, top
 from sparsight.scores.relevance import of_view
 from sparsight.scores.view import View
 
@@ -31,7 +31,7 @@ class SpotBlock(PartedBlock):
         """Whether all tokens stay to the end."""
         config = self._sparsight.config
         last = config.retained(config.named_stages[-1])
-        return kept_count(tokens, last, self._sparsight.prefix) == tokens
+        return all_kept(self._sparsight.kept(tokens, last), tokens)
 
     def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
         """In a stage, all but the most relevant leave; their number is the same for every image."""
@@ -45,13 +45,14 @@ class SpotBlock(PartedBlock):
     def relevant(self, x: Tensor, state: Reduced) -> Tensor | None:
         """Those of the tokens there that stay, in their own order; None if all do."""
         config, layer, prefix = self._sparsight.config, self._sparsight.layer, self._sparsight.prefix
-        count = kept_count(x.shape[1], config.retained(layer), prefix)
-        if count >= state.rows.shape[1]:
+        there = state.rows.shape[1]
+        count = self._sparsight.kept(x.shape[1], config.retained(layer))
+        if all_kept(count, there):
             return None
         earlier = tuple(state.notes[n] for n in config.noting(layer))
         tokens, network = take(x, state.rows), {name: self.tensor(name) for name in network_names()}
         view = View(tokens, normalised(tokens), prefix, tensors=network, notes=earlier)
-        return top(of_view(view), count, prefix).sort(1).values
+        return in_order(top(of_view(view), count, prefix), there)
 
     def after(
         self, x: Tensor, tokens: Tensor, q: Tensor, k: Tensor, state: Reduced

@@ -16,7 +16,6 @@ from sparsight.errors import SparsightError
 from sparsight.families.calls import like_query_heads, scaled_query
 from sparsight.methods.site import Site
 from sparsight.ops.attention import sparse_attention
-from sparsight.ops.partition import top
 from sparsight.ops.segments import Segment, segments_of
 from sparsight.scores import SCORES
 
@@ -42,7 +41,9 @@ class Attending:
         (b, heads), n = q.shape[:2], q.shape[-2]
         at, self.at, self.calls = self.at, self.at + b * n, self.calls + 1
         parts = self.pictures(q, k, attn_mask, is_causal)
-        if not any(self.pays(part.stop - part.start) for part in parts):
+        counts = [self.module.counts(part.stop - part.start) for part in parts]
+        whole = zip(parts, counts, strict=True)
+        if not any(self.module.pays(part.stop - part.start, kept) for part, kept in whole):
             self.ranked += [(None, part.stop - part.start) for part in parts]
             self.seers.append((torch.arange(b * n, device=q.device)[None], 0, at))
             more = {"enable_gqa": True} if enable_gqa else {}
@@ -56,14 +57,14 @@ class Attending:
             )
         k, v = like_query_heads(k, heads), like_query_heads(v, heads)
         if attn_mask is None:
-            return self.attended(q, k, v, at, n, dropout_p, scale).transpose(1, 2)
+            return self.attended(q, k, v, at, n, counts[0], dropout_p, scale).transpose(1, 2)
         out = q.new_zeros(b, n, heads, v.shape[3])  # where a token sees nothing
-        for row, start, stop, last in parts:
+        for (row, start, stop, last), kept in zip(parts, counts, strict=True):
             rows = slice(None) if row is None else slice(row, row + 1)
             queries, own = q[rows, :, start:last], slice(start, stop)
             begin = at + (row or 0) * n + start
             out[rows, start:last] = self.attended(
-                queries, k[rows, :, own], v[rows, :, own], begin, n, dropout_p, scale
+                queries, k[rows, :, own], v[rows, :, own], begin, n, kept, dropout_p, scale
             )
         return out.transpose(1, 2)
 
@@ -80,13 +81,10 @@ class Attending:
             self.site.dense["masked" if mask is not None or causal else "other tokens as keys"] += 1
         return found or ()
 
-    def pays(self, n: int) -> bool:
-        """Whether a picture of so many tokens is attended to sparsely."""
-        return n >= self.site.config.min_tokens and n not in self.module.counts(n)
-
     def attended(
-        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, dropout: float, scale: float | None
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, counts: tuple[int, int],
+        dropout: float, scale: float | None,
+    ) -> Tensor:  # fmt: skip
         """Of pictures with the tokens of `k`, beginning at the place `at` of x; (b, n, heads, d).
 
         Queries beyond those tokens are padding.
@@ -95,24 +93,26 @@ class Attending:
         if q.shape[2] > n:
             padding = torch.arange(n, q.shape[2], device=q.device).expand(b, -1)
             self.seers.append((padding, stride, at))
-        if not self.pays(n):
+        if not self.module.pays(n, counts):
             self.ranked.append((None, n))
             self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
             return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
-        queries, keys = self.module.counts(n)
-        ranked = self.ranking(q[:, :, :n], k, at, stride, scale)
+        queries, keys = counts
+        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale)
         self.ranked.append((ranked, n))
         self.seers.append((ranked[:, :queries], stride, at))
         self.skipped = True
         return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout)
 
-    def ranking(self, q: Tensor, k: Tensor, at: int, stride: int, scale: float | None) -> Tensor:
+    def ranking(
+        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None
+    ) -> Tensor:
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         b, _, n, _ = k.shape
         if self.module.follows:
             place = len(self.ranked)
             found, tokens = self.led[place] if place < len(self.led) else (None, n)
-            if found is None or tokens != n or len(found) != b:
+            if found is None or tokens != n or found.shape[0] != b:
                 raise SparsightError(
                     f"layer {self.site.layer} reuses the ranking of a layer before it, which has not "
                     "ranked these tokens: run the whole model, or apply the plan without groups"
@@ -125,14 +125,15 @@ class Attending:
                 h = rows[at : at + b * n].view(b, n, -1)
             else:
                 h = torch.stack([rows[at + row * stride :][:n] for row in range(b)])
-        with torch.no_grad():  # a ranking has no gradient
-            scored = self.module.scored(h, scaled_query(q, scale), k)
-            return top(scored, max(self.module.counts(n)), self.site.prefix)
+        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, counts)
+        return ranked
 
     def seeing(self) -> Tensor:
         """The places in x of the tokens that see everything, and of padding; (1, k)."""
         places = [
-            (tokens + at + stride * torch.arange(len(tokens), device=tokens.device)[:, None]).flatten()
+            (
+                tokens + at + stride * torch.arange(tokens.shape[0], device=tokens.device)[:, None]
+            ).flatten()
             for tokens, stride, at in self.seers
         ]
         return torch.cat(places)[None]

@@ -13,6 +13,7 @@ own order, and the layers of a reuse group share `top`.
 from collections.abc import Generator
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sparsight.completions.linear import Regression, mapped
@@ -20,7 +21,7 @@ from sparsight.families.calls import Caught, wants_maps, with_settings
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
 from sparsight.methods.sve.attending import Attending
-from sparsight.ops.partition import kept_count, others, put, put_, take
+from sparsight.ops.partition import all_kept, others, put, put_, take, top
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -36,8 +37,8 @@ class SparseAttention(Change):
         Raises SparsightError if attention maps are asked for, since a sparse layer has none.
         """
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
-        tokens = x[..., 0].numel() // (len(x) if x.ndim > 2 else 1)  # the most that a picture can have
-        if tokens < site.config.min_tokens or tokens in self.counts(tokens):
+        tokens = x.flatten(1, -2).shape[1] if x.ndim > 2 else x.shape[0]  # a picture's, at most
+        if isinstance(tokens, int) and not self.pays(tokens, self.counts(tokens)):
             if site.shared is not None and not self.follows:
                 site.shared.give(((None, tokens),))
             return self.dense(x, **host)
@@ -70,7 +71,18 @@ class SparseAttention(Change):
         """nq and nk for so many tokens."""
         site = self._sparsight
         queries, keys = site.config.kept_at(site.layer)
-        return kept_count(tokens, queries, site.prefix), kept_count(tokens, keys, site.prefix)
+        kept = site.kept(tokens, queries)
+        return kept, kept if keys == queries else site.kept(tokens, keys)
+
+    def pays(self, tokens: int, counts: tuple[int, int]) -> bool:
+        """Whether with these counts anything is left out of so many tokens."""
+        return not any(all_kept(count, tokens) for count in counts)
+
+    def ranked(self, h: Tensor, q: Tensor, k: Tensor, counts: tuple[int, int]) -> Tensor:
+        """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
+        queries, keys = self._sparsight.config.kept_at(self._sparsight.layer)
+        with torch.no_grad():  # a ranking has no gradient
+            return top(self.scored(h, q, k), counts[keys > queries], self._sparsight.prefix)
 
     def scored(self, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         """The score of every token, (b, n)."""
