@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from sparsight.families.parts import Host
@@ -42,7 +42,7 @@ class Caught(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             return self.run.attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

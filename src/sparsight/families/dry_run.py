@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from sparsight.families.calls import sdpa_settings, with_settings
@@ -59,7 +60,7 @@ class _Hollow(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
-        if func is F.scaled_dot_product_attention:
+        if func is scaled_dot_product_attention:
             return self.attend(*args, **(kwargs or {}))
         if func is F.linear and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
             return args[0].new_zeros(*args[0].shape[:-1], len(args[1]))
