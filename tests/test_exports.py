@@ -18,6 +18,7 @@ from sparsight.errors import SparsightError
 from sparsight.exports import capture, formats, front, parity
 from sparsight.exports.counts import counts_of
 from sparsight.exports.standin import stand_in
+from sparsight.identity import identity
 from sparsight.ops import partition
 from sparsight.ops.statistics import lattice_sample
 from sparsight.stages.measure import measure
@@ -314,3 +315,34 @@ def test_an_example_encodes_a_folder_without_pytorch(example, format, tmp_path):
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     assert np.load(tmp_path / "v.npz")["a.png"].shape == (48,)
+
+
+def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
+    """On the embedded encoder, whose report draws its own scenes."""
+    from typer.testing import CliRunner
+
+    from sparsight.cli import app
+    from sparsight.demo import encoder
+
+    def said(code, *words):
+        done = CliRunner().invoke(app, list(map(str, words)))
+        assert done.exit_code == code, done.output
+        return done.output
+
+    model = encoder.load()
+    few = sparsight.SVE(layers=(0,), keep=1 / 2, min_tokens=0, sample_every=4)
+    plan = plan_of(model, few).with_(
+        source="demo", resolution=(64, 96), model=identity(model, family_in(model))
+    )
+    run = sparsight.save(plan, tmp_path / "run")
+    file = run / "encoder.pt2"
+    assert "written" in said(0, "export", run, "--out", file, "--format", "pt2", "--report")
+    assert "Exported to pt2 in float32" in (run / "report.html").read_text()
+    said(0, "measure", file, "--repeats", 1, "--max-images", 1, "--json", tmp_path / "m.json")
+    found = json.loads((tmp_path / "m.json").read_text())
+    assert found["format"] == "pt2"
+    assert 0 < found["fidelity"]["relative_error"] < 0.2
+    assert "takes pictures of 64x96, not 96x96" in said(1, "measure", file, "--resolution", "96")
+    assert "takes 1 pictures at once" in said(1, "measure", file, "--batch", 2)
+    assert "judge it by" in said(1, "evaluate", file, "--task", "features", "--data", run)
+    assert "not offered yet" in said(1, "export", run, "--out", run, "--format", "executorch")

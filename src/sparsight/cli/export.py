@@ -62,7 +62,7 @@ def export(
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Write a run's model as a file for PyTorch, ONNX Runtime, OpenVINO or AOTInductor.
+    """Write a run's model as a file for PyTorch, ONNX Runtime or OpenVINO.
 
     Beside FILE is its manifest, FILE.json, and with --report the comparison, FILE.parity.json, which is
     in the run's page too.

@@ -107,6 +107,8 @@ def measure(
     else:
         plan, loaded, own = model_of(run, None, pretrained, checkpoint)
     sizes = [parse_resolution(text) for text in resolution] if resolution else [own]
+    if exported is not None:
+        exported.check([*sizes, plan.resolution] if images else sizes, batch or [1])
     folder: Images | None = None
     if images:
         folder = ImageFolder(images, plan.resolution, loaded.mean, loaded.std)

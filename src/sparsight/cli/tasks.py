@@ -129,6 +129,7 @@ def evaluate(
     if run.is_file():
         exported, plan, loaded, engine = opened_file(run, pretrained, checkpoint)
         size = parse_resolution(resolution) if resolution else exported.manifest.shapes.largest
+        exported.check([size])
     else:
         plan, loaded, size = model_of(run, resolution, pretrained, checkpoint)
         check_writable(run)

@@ -80,7 +80,7 @@ def export(
 
     `what`     what `apply` takes; None: what is applied to the model, or else the dense model
     `out`      a file with the format's ending, or a folder
-    `format`   "pt2", "onnx", "openvino" or "aoti"
+    `format`   "pt2", "onnx" or "openvino"
     `sizes`    of pictures, height x width; one file each.  With `dynamic`, one file for all between the
                smallest and the largest sides of these (else from 256 px to the plan's resolution)
     `batch`    so many pictures at once, or "dynamic"

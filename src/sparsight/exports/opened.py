@@ -1,6 +1,8 @@
 """An exported file, open and ready to be called, with the manifest that says what it takes."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -19,6 +21,12 @@ class Exported:
     file: Path
     manifest: Manifest
     engine: Engine
+
+    def check(self, sizes: Iterable[tuple[int, int]], batches: Iterable[int] = (1,)) -> None:
+        """ImagesError if the file does not take pictures of one of these sizes, so many at once."""
+        shapes = self.manifest.shapes
+        for size, batch in product(sizes, batches):
+            shapes.check((batch, shapes.channels, *size), self.file.name)
 
     def __call__(self, pictures: Tensor) -> dict[str, Tensor]:
         """ImagesError if the file does not take such pictures."""
