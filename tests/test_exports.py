@@ -227,6 +227,7 @@ REFUSED = {
     "hook": (hooked, {}, "has a hook"),
     "compiled": (compiled, {}, "is compiled"),
     "tome": (None, {"what": sparsight.ToMe()}, "ToMe does not export"),
+    "spot": (None, {"what": sparsight.SPOT()}, "SPOT does not export"),
     "exact": (None, {"what": sparsight.SVE(layers=(0,), score="exact")}, "score='sampled' exports"),
     "bound": (
         None, {"what": sparsight.EarlyExit(score="map-error", bound="calibrated")}, "keep=... exports",

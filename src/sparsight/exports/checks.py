@@ -7,7 +7,7 @@ from torch import nn
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.exports.shapes import Shapes
 from sparsight.inplace import Change
-from sparsight.methods import EarlyExit, SparseViT, ToMe
+from sparsight.methods import SPOT, EarlyExit, SparseViT, ToMe
 from sparsight.plan import Plan
 
 HOOKS = (
@@ -67,6 +67,8 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
             "with a bound the kept count depends on the picture, and a graph's may depend on its size "
             "alone; keep=... exports"
         )
+    if isinstance(config, SPOT):
+        return "what its layers note of their attention does not get into a graph; EarlyExit exports"
     if isinstance(config, SparseViT) and is_dynamic:
         return "its windows are laid out for one size of picture: give sizes, one file is made for each"
     return None
