@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import coverage_tables as coverage
 import encode_tables as encode
 import other_tables as other
 import plots
@@ -65,6 +66,9 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "paper-table3": ("paper-cpu.json", paper.ablation),
     "paper-table4": ("attention-cpu.json", paper.module),
     "paper-figures": ("paper-cpu.json", paper.figures),
+    "coverage": ("coverage.json", coverage.summary),
+    "coverage-timm": ("coverage.json", coverage.of_timm),
+    "coverage-transformers": ("coverage.json", coverage.of_transformers),
     "doctor": ("doctor-cpu.json", other.doctor),
     "encode-once": ("encode-once-cpu.json", encode.once),
     "encode-rates": ("encode-rates-cpu.json", encode.rates),

@@ -65,6 +65,7 @@ OF_TIMM = {
         "naflexvit_base_patch16_siglip",
         {k: SMALL[k] for k in ("embed_dim", "depth", "num_heads")},
     ),
+    "differential": ("vit_tiny_patch16_224", SMALL | {"attn_layer": "diff"}),
     "attn-drop": ("vit_tiny_patch16_224", SMALL | {"attn_drop_rate": 0.1}),
 }
 SITES = (*OF_TRANSFORMERS, *OF_TIMM)

@@ -92,6 +92,14 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     score = SCORES.get(getattr(found, "score", ""))
     if score is not None and (missing := sorted(score.needs - method.provides)):
         raise PlanError(f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}")
+    tokens = getattr(found, "completion", "none") == "map" or (score and "tokens" in score.needs)
+    if method.changes == "attention" and tokens:
+        for layer in found.changed_layers(available):
+            if not family.reads_tokens(layer):
+                raise PlanError(
+                    f"the attention of layer {layer} has no row for each token, which a map or this score "
+                    "reads: use completion='none' and the score 'sampled' or 'exact' there"
+                )
     asks = method.asks_prefix or (score is not None and "class token" in score.needs)
     if asks and family.prefix_tokens(model) == 0:
         raise PlanError(

@@ -40,6 +40,7 @@ FAMILIES: tuple[Family, ...] = (
     hf_swin.FAMILY,
 )
 
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
 ATTENTIONS = ("attn", "attention", "self_attn")  # what blocks call it
 
 __all__ = ["FAMILIES", "Family", "Parts", "encoder_in", "family_named", "family_of"]
@@ -120,7 +121,7 @@ def _check_unwrapped(model: "nn.Module") -> None:
         raise UnsupportedModelError(
             "this model is already compiled: apply the plan first, then call torch.compile"
         )
-    if kind in ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel"):
+    if kind in WRAPPERS:
         raise UnsupportedModelError(f"this model is wrapped in {kind}: pass its .module instead")
     for name, part in model.named_modules():
         classes = [base.__name__ for base in type(part).__mro__]
@@ -173,8 +174,8 @@ def encoder_in(model: "nn.Module", module: str | None) -> "nn.Module":
 
 def _only_encoder(model: "nn.Module") -> "nn.Module":
     """`model`, or the one encoder in it that a plan is applied to or can be."""
-    if STATE in model.__dict__ or _fits(model):
-        return model
+    if STATE in model.__dict__ or _fits(model) or type(model).__name__ in ("OptimizedModule", *WRAPPERS):
+        return model  # a wrapper is refused by its name
     changed = [p for p in model.modules() if STATE in p.__dict__ and not is_changed(p)]
     if changed:
         return changed[0] if len(changed) == 1 else model

@@ -53,6 +53,10 @@ class Family:
         """The layers with global attention, that methods for such can work on."""
         return tuple(n for n, block in enumerate(self.blocks(model)) if self.is_global(block))
 
+    def reads_tokens(self, layer: int) -> bool:
+        """Whether the attention of a layer reads a row for each token, and returns the like."""
+        return True
+
     def layers_with(self, attention: str, model: Host) -> tuple[int, ...]:
         """The layers that a method which needs "global" or "windows" can work on."""
         if attention == "global":

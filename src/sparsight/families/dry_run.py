@@ -37,8 +37,10 @@ class Seen:
     def whole(self) -> bool:
         """Whether it sees all of one picture's tokens at once, each of them as query and key."""
         one = {(batch, tokens) for batch, _, tokens, _ in self.calls}
+        rows = torch.Size(self.reads[:-1]).numel(), torch.Size(self.reads[2:]).numel()  # last or first
         return (
             len(one) == 1
+            and self.calls[0][2] in rows  # and not channels that attend to each other (XCiT)
             and self.calls[0][0] == 1
             and len(self.calls) <= 2  # two: the difference of two maps (differential attention)
             and all(plain for *_, plain in self.calls)

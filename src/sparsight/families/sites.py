@@ -66,6 +66,10 @@ class SiteFamily(Family):
         """The sites that see a whole picture."""
         return tuple(layer for layer, site in enumerate(self.found.sites) if site.whole)
 
+    def reads_tokens(self, layer: int) -> bool:
+        """As the dry run saw it."""
+        return self.found.sites[layer].reads_tokens
+
     def kind_of(self, model: Host) -> str:
         """The class that the dry run was of."""
         return self.found.kind

@@ -97,7 +97,15 @@ def _gains(
     first = next(encoder.parameters())
     machine = forms.facts(first.device)
     dense = sharing(encoder)
-    done, found = work(dense, size), ways.ways(dense, size)
+    try:
+        done, found = work(dense, size), ways.ways(dense, size)
+    except UnsupportedModelError:
+        if family.has_blocks:
+            raise
+        raise PlanError(  # it is counted without values, and this model reads some
+            f"doctor cannot count the work of a {type(encoder).__name__}, which reads the sizes of its "
+            "pictures from tensors: make a plan with sparsight.optimize and look at sparsight.measure"
+        ) from None
     ours = [way for way in found if way.name in ways.OURS and way.sparse is not None]
     kinds = blocks.kinds_of(family, done)
     main = next((kind for kind in kinds if kind.units[0][0] in family.global_layers(dense)), None)

@@ -60,7 +60,8 @@ def notes(model: nn.Module, family: Family) -> list[str]:
     """What would keep a plan from being made or run, in sentences."""
     found, blocks = [], family.blocks(model)
     for layer, block in enumerate(blocks):
-        parts = {part: family.parts.changed(block, part) for part in ("attention", "mlp", "block")}
+        names = ("attention", "mlp", "block") if family.has_blocks else ("attention",)
+        parts = {part: family.parts.changed(block, part) for part in names}
         try:
             for part, module in parts.items():
                 check_changeable(module, f"the {part} of layer {layer}")

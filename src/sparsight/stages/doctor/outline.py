@@ -102,8 +102,8 @@ def gflops_of(model: nn.Module, size: tuple[int, int]) -> float:
 
 def work(model: nn.Module, size: tuple[int, int]) -> Work:
     """Counts of the dense `model` for one picture of `size`; ImagesError if it takes none such."""
-    drawn = outline(model)
-    family, counter = family_in(drawn), FlopCounterMode(display=False)
+    drawn, family = outline(model), family_in(model)
+    counter = FlopCounterMode(display=False)
     calls: dict[int, Call] = {}
     spent = dict.fromkeys(PARTS, 0.0)
 
@@ -130,7 +130,8 @@ def work(model: nn.Module, size: tuple[int, int]) -> Work:
         for layer, part in enumerate(family.blocks(drawn)):
             hook(part, block(layer))
             hook(family.parts.changed(part, "attention"), attention)
-            hook(family.parts.changed(part, "mlp"), mlp)
+            if hasattr(part, "mlp"):
+                hook(part.mlp, mlp)
         try:
             features(drawn, size)
         except (AssertionError, RuntimeError, ValueError, TypeError) as error:  # each library its own

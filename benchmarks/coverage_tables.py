@@ -1,0 +1,91 @@
+"""Tables of which encoders become sparse, from benchmarks/results/coverage.json."""
+
+import re
+from typing import Any
+
+from markdown import rows
+
+ROUTES = ("family", "sites", "refused", "not built")
+REASONS = (  # a pattern in the refusal, and the same in a few words
+    ("bias", "a bias on every pair"),
+    ("within windows", "windows, or attention to other tokens alone"),
+    ("could not be run", "takes other inputs than pictures alone"),
+    ("cosines", "compares by cosines"),
+    ("at random", "drops patches at random"),
+    ("holds several", "several encoders"),
+    ("SwinModel can", "returns maps, a SwinModel can"),
+    ("channels first", "maps with channels first"),
+    ("needs", "differs from its family"),
+)
+
+
+def summary(result: dict[str, Any]) -> str:
+    """How many of each library, by route."""
+    lines = []
+    for library in ("timm", "transformers"):
+        found = attending(result, library)
+        counts = [sum(row["route"] == route for row in found) for route in ROUTES]
+        lines.append([library, str(len(found)), *map(str, counts)])
+    header = ["library", "looked at", "family", "sites", "refused", "not built by its defaults"]
+    return rows(header, lines)
+
+
+def of_timm(result: dict[str, Any]) -> str:
+    """By module: how many by each route, and what there is to gain."""
+    lines = []
+    found = attending(result, "timm")
+    for module in dict.fromkeys(row["module"] for row in found):
+        own = [row for row in found if row["module"] == module]
+        counts = [str(sum(row["route"] == route for row in own)) for route in ROUTES[:3]]
+        why = dict.fromkeys(reason(row) for row in own if row["route"] == "refused")
+        lines.append([f"`{module}`", *counts, span(own, "1024"), span(own, "2048"), "; ".join(why)])
+    header = ["module", "family", "sites", "refused", "limit, 1024 px", "limit, 2048 px", "refused for"]
+    return rows(header, lines)
+
+
+def of_transformers(result: dict[str, Any]) -> str:
+    """Each tower."""
+    lines, seen = [], set()
+    for row in attending(result, "transformers"):
+        encoder = row.get("encoder", row["name"])
+        if row["route"] == "not built" or encoder in seen:
+            continue
+        seen.add(encoder)
+        if row["route"] == "refused":
+            lines.append([f"`{encoder}`", "-", "", "", "", "", reason(row)])
+            continue
+        route = row["family"] if row["route"] == "family" else "sites"
+        figures = [
+            f"{100 * row[size]['share']:.0f} %, {row[size]['limit']:.2f}x" if size in row else ""
+            for size in ("1024", "2048")
+        ]
+        sparse = f"{row['sparse']} of {row['layers']}"
+        lines.append([f"`{encoder}`", route, sparse, str(row["prefix"]), *figures, ""])
+    header = [
+        "encoder", "route", "can be sparse", "prefix", "share and limit, 1024 px", "2048 px",
+        "refused for",
+    ]  # fmt: skip
+    return rows(header, lines)
+
+
+def attending(result: dict[str, Any], library: str) -> list[dict[str, Any]]:
+    """The rows of models that have attention at all."""
+    return [
+        row
+        for row in result["rows"]
+        if row["library"] == library and "is not supported, its blocks" not in row.get("why", "")
+    ]
+
+
+def reason(row: dict[str, Any]) -> str:
+    """Of a refusal, in a few words."""
+    return next((words for part, words in REASONS if re.search(part, row["why"])), row["why"])
+
+
+def span(found: list[dict[str, Any]], size: str) -> str:
+    """The smallest and largest limit."""
+    limits = sorted(row[size]["limit"] for row in found if size in row)
+    if not limits:
+        return ""
+    ends = [f"{limits[0]:.2f}x", f"{limits[-1]:.2f}x"]
+    return " to ".join(dict.fromkeys(ends))
