@@ -97,8 +97,8 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
         for layer in found.changed_layers(available):
             if not family.reads_tokens(layer):
                 raise PlanError(
-                    f"the attention of layer {layer} has no row for each token, which a map or this score "
-                    "reads: use completion='none' and the score 'sampled' or 'exact' there"
+                    f"the attention of layer {layer} has no row for each token, which a map or this "
+                    "score reads: use completion='none' and the score 'sampled' or 'exact' there"
                 )
     asks = method.asks_prefix or (score is not None and "class token" in score.needs)
     if asks and family.prefix_tokens(model) == 0:
