@@ -29,8 +29,8 @@ from sparsight.stages import timing
 TIMM = (
     "eva", "naflexvit", "vision_transformer", "qwen3_vit", "gemma4_vit", "deepseek_vit", "deit",
     "vision_transformer_hybrid", "vision_transformer_relpos", "vision_transformer_sam", "beit",
-    "vitamin", "pit", "hiera", "hieradet_sam2", "swin_transformer", "swin_transformer_v2", "cait", "coat",
-    "convit",
+    "vitamin",
+    "pit", "hiera", "hieradet_sam2", "swin_transformer", "swin_transformer_v2", "cait", "coat", "convit",
     "crossvit", "davit", "levit", "maxxvit", "mvitv2", "nest", "pvt_v2", "tiny_vit", "tnt", "twins",
     "visformer", "volo", "xcit",
 )  # fmt: skip
