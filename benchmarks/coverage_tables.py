@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from markdown import rows
+from markdown import NONE, number, rows, setting
 
 ROUTES = ("family", "sites", "refused", "not built")
 REASONS = (  # a pattern in the refusal, and the same in a few words
@@ -89,3 +89,22 @@ def span(found: list[dict[str, Any]], size: str) -> str:
         return ""
     ends = [f"{limits[0]:.2f}x", f"{limits[-1]:.2f}x"]
     return " to ".join(dict.fromkeys(ends))
+
+
+def speed(result: dict[str, Any]) -> str:
+    """Encoders at true width, dense and sparse where they attend."""
+    header = ["", "resolution", "", "latency", "speedup", "the FLOPs allow"]
+    lines = [
+        [
+            row["model"], row["resolution"], row["arm"],
+            *([f"{row['latency_ms'] / 1e3:.2f} s", f"{row['speedup']:.2f}x"] if "speedup" in row
+              else [row.get("hole", NONE), NONE]),
+            number(row.get("limit"), ".2f") + "x" * ("limit" in row),
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    return (
+        setting(result["protocol"], "random weights: only speed is meant")
+        + "\n\n"
+        + rows(header, lines, 3)
+    )

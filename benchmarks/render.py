@@ -69,6 +69,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "coverage": ("coverage.json", coverage.summary),
     "coverage-timm": ("coverage.json", coverage.of_timm),
     "coverage-transformers": ("coverage.json", coverage.of_transformers),
+    "sites": ("sites-cpu.json", coverage.speed),
     "doctor": ("doctor-cpu.json", other.doctor),
     "encode-once": ("encode-once-cpu.json", encode.once),
     "encode-rates": ("encode-rates-cpu.json", encode.rates),
