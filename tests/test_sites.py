@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
-from sparsight.families import encoder_in, family_of
+from sparsight.families import encoder_in, family_of, sites
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
 from sparsight.ops.segments import Segment, segments_of
@@ -257,6 +257,19 @@ def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypat
                 run_features(pickle.loads(pickle.dumps(other)), pictures[0][None]), wanted
             )
         assert applied(sparsight.restore(again)) is None
+
+
+def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch):
+    model, runs = make_site("aimv2"), []
+    usual = sites.dry_run
+    monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
+    first = family_in(model)
+    assert family_in(model).found is first.found
+    assert len(runs) == 1
+    name, part = next((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
+    model.set_submodule(name, copy.deepcopy(part))
+    assert family_in(model).found == first.found
+    assert len(runs) == 2
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -117,8 +118,20 @@ def _first(modules: Iterable[Host], *names: str) -> int:
     return next((int(getattr(m, name)) for m in modules for name in names if hasattr(m, name)), 0)
 
 
+# What was found in a model, and in which modules: a dry run is not made twice of the same.
+KNOWN: WeakKeyDictionary[Host, tuple[tuple[int, ...], Found | str]] = WeakKeyDictionary()
+
+
 def found_in(model: Host) -> Found | str:
     """What a dry run finds in `model`; or why it cannot become sparse, in words."""
+    modules = tuple(map(id, model.modules()))
+    known = KNOWN.get(model)
+    if known is None or known[0] != modules:
+        KNOWN[model] = known = (modules, _found_in(model))
+    return known[1]
+
+
+def _found_in(model: Host) -> Found | str:
     px, merge = patch_of(model), merge_of(model)
     height, width = own_size(model) or (PATCHES // merge * merge * (px or 16),) * 2
     like = next(model.parameters(), None)
