@@ -114,7 +114,7 @@ if __name__ == "__main__":
     options = parsed()
     rows = exactly_once(options.work, options)
     protocol = timing.setting(torch.device("cpu"), torch.float32) | {
-        "command": " ".join(["python", "benchmarks/encode_once.py", *sys.argv[1:]]),
+        "command": "python benchmarks/encode_once.py" + " --ray" * options.ray,
         "max_tokens": MAX_TOKENS,
         "sizes": [list(size) for size in options.sizes],
         "broken": options.broken,

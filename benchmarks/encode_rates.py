@@ -196,7 +196,8 @@ if __name__ == "__main__":
     else:
         found = measured(options)
         found["protocol"] = timing.setting(torch.device("cpu"), torch.float32) | {
-            "command": " ".join(["python", "benchmarks/encode_rates.py", *sys.argv[1:]]),
+            "command": f"python benchmarks/encode_rates.py --pictures {options.pictures}"
+            + " --ray" * options.ray,
             "max_tokens": MAX_TOKENS, "pictures": options.pictures, "sizes": options.sizes,
         }  # fmt: skip
         write_json(options.out, found)

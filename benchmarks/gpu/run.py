@@ -70,7 +70,7 @@ def protocol(minutes: float, device: torch.device) -> dict[str, Any]:
     """What the figures hold for; the dtype is of the part."""
     known = timing.protocol(device, torch.float32, weights="random", minutes=minutes)
     known.pop("dtype")
-    return known | {"command": "python benchmarks/gpu/run.py " + " ".join(sys.argv[1:])}
+    return known | {"command": f"python benchmarks/gpu/run.py --minutes {minutes:g}"}
 
 
 if __name__ == "__main__":
