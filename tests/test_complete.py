@@ -14,12 +14,13 @@ from sparsight.completions.linear import RIDGE, Regression, normalised
 from sparsight.errors import ImagesError
 from sparsight.inplace import is_changed
 from sparsight.methods import SVE, EarlyExit, MLPRouting, SparseViT
+from sparsight.modes import evaluating
 from sparsight.ops import partition
 from sparsight.ops.attention import masked_attention
 from sparsight.stages import complete as completing
 from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.complete import COMPLETION_FILE, complete
-from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.observe import outputs_of
 
 GRID = (20, 21)  # tokens enough for maps of 49 rows after a bound, which keeps multiples of 128
 EXIT = EarlyExit(after=(0,), keep=0.5)

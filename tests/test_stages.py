@@ -28,6 +28,7 @@ from sparsight.errors import NotFiniteError
 from sparsight.families import family_of
 from sparsight.methods import tensor_name
 from sparsight.methods.spot.config import network_names
+from sparsight.modes import evaluating
 from sparsight.ops import statistics
 from sparsight.ops.dynamics import sampled_statistics
 from sparsight.scores.relevance import described, relevance
@@ -36,7 +37,7 @@ from sparsight.stages import select, timing
 from sparsight.stages import train as training
 from sparsight.stages.calibrate import analyze
 from sparsight.stages.crossover import crossover
-from sparsight.stages.observe import evaluating, outputs_of, watch
+from sparsight.stages.observe import outputs_of, watch
 from sparsight.stages.predict import fit_one, fit_projectors
 from sparsight.stages.relevance import fit_relevance
 

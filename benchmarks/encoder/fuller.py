@@ -23,11 +23,12 @@ from sparsight.demo.run import CALIBRATION_SEED, EVALUATION_SEED, FIRST, MEASURI
 from sparsight.demo.scenes import Scene, draw
 from sparsight.methods import Settings
 from sparsight.methods.reduced import CARRY
+from sparsight.modes import evaluating
 from sparsight.stages import timing
 from sparsight.stages.arm import Arm
 from sparsight.stages.bench import bench_of
 from sparsight.stages.measure import name
-from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.observe import outputs_of
 
 LEVELS = {"usual": None, "40 objects": 40, "100 objects": 100}
 PICTURES = 12  # of calibration: as many of each level

@@ -22,10 +22,10 @@ from sparsight.demo.evaluate import ScenePictures, SceneSamples
 from sparsight.demo.run import NINE
 from sparsight.demo.scenes import SceneSet
 from sparsight.files import write_json
+from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.stages import distil, timing
 from sparsight.stages.distil import Distillation
-from sparsight.stages.observe import evaluating
 
 # Apart from the scenes of training, calibration and evaluation.
 RANKING_SEED, LEARNING_SEED, JUDGING_SEED = 61_000, 50_000, 60_000

@@ -12,9 +12,9 @@ from torchmetrics.functional.classification import multiclass_stat_scores
 from sparsight.demo import encoder
 from sparsight.demo.scenes import Scene, SceneSet
 from sparsight.images import to_tensor
+from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.stages.arm import Arm
-from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 from sparsight.tasks.dense_probe import Judged, judged
 from sparsight.tasks.paired import compare

@@ -18,6 +18,7 @@ from sparsight.fit import named_shapes, resolve, with_layers
 from sparsight.identity import identity
 from sparsight.images import named, to_tensor
 from sparsight.methods import METHODS
+from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
@@ -25,7 +26,6 @@ from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.complete import complete
 from sparsight.stages.look import look
 from sparsight.stages.measure import fused
-from sparsight.stages.observe import evaluating
 
 REPEATS, REMEMBERED = 3, 32
 FITTED_ON = 8  # pictures, at most: a map should be there as fast as a slider is let go

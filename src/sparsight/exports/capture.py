@@ -15,8 +15,8 @@ from sparsight.exports.formats.base import first_line
 from sparsight.exports.graph import Encoder
 from sparsight.exports.shapes import INPUT, Shapes
 from sparsight.models.libraries import import_transformers, quiet
+from sparsight.modes import evaluating
 from sparsight.stages.measure import fused
-from sparsight.stages.observe import evaluating
 
 
 def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: int | None) -> int | None:

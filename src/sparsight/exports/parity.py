@@ -27,9 +27,9 @@ from sparsight.exports.opened import open_exported
 from sparsight.exports.shapes import Shapes
 from sparsight.files import write_json
 from sparsight.images import Reader
+from sparsight.modes import evaluating
 from sparsight.stages import timing
 from sparsight.stages.measure import fused, name
-from sparsight.stages.observe import evaluating
 
 BATCHES = (1, 3)
 CASES = 6  # sizes, at least, where the range has as many

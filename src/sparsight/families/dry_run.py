@@ -3,8 +3,7 @@
 Linear layers give zeros, so that it takes a fraction of a forward pass; nothing is kept of the values.
 """
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from sparsight.families.calls import sdpa_settings, with_settings
+from sparsight.modes import evaluating
 from sparsight.ops.segments import segments_of
 
 
@@ -101,7 +101,7 @@ def dry_run(model: nn.Module, arguments: dict[str, Any]) -> list[Seen]:
             hollow.seen[module].gives = tuple(given.shape)
 
     with ExitStack() as stack:
-        stack.enter_context(_evaluating(model))
+        stack.enter_context(evaluating(model))
         for module in model.modules():
             if settings := sdpa_settings(module):
                 stack.enter_context(with_settings(module, settings))
@@ -114,15 +114,3 @@ def dry_run(model: nn.Module, arguments: dict[str, Any]) -> list[Seen]:
         with hollow:
             model(**arguments)
     return list(hollow.seen.values())
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -12,11 +12,12 @@ from sparsight.data import Count, Data
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Reader
+from sparsight.modes import evaluating
 from sparsight.ops import statistics
 from sparsight.ops.statistics import lattice_sample
 from sparsight.scores import attention as scores
 from sparsight.scores.view import View
-from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
+from sparsight.stages.observe import LayerView, outputs_of, watch
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import track
 

@@ -14,6 +14,7 @@ from sparsight.families import encoder_in
 from sparsight.fit import UNFIT, resolve
 from sparsight.images import Held, Images, Reader
 from sparsight.methods import METHODS, SVE, EarlyExit, Settings
+from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import select, timing
@@ -21,7 +22,6 @@ from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.complete import complete
 from sparsight.stages.measure import fused, name
-from sparsight.stages.observe import evaluating
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import track
 

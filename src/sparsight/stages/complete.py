@@ -20,10 +20,11 @@ from sparsight.errors import PlanError
 from sparsight.files import write_atomically
 from sparsight.fit import Place, named_shapes, places, with_layers
 from sparsight.methods import method_of, tensor_name
+from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.stages.bench import Bench, blank
 from sparsight.stages.lockstep import Lockstep, Meet
-from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.observe import outputs_of
 from sparsight.stages.progress import track
 
 COMPLETION_FILE = "completion.safetensors"  # what is fitted so far, in the run's folder

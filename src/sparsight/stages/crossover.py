@@ -8,10 +8,11 @@ from torch import nn
 
 from sparsight.attach import apply, family_in
 from sparsight.fit import places, resolve
+from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.measure import fused
-from sparsight.stages.observe import evaluating, outputs_of
+from sparsight.stages.observe import outputs_of
 from sparsight.stages.pictures import noise
 
 GRID_SIDES = (8, 12, 16, 20, 24, 28, 32, 40, 48)  # patches a side: 64 to 2304 tokens of a plain ViT

@@ -19,13 +19,14 @@ from sparsight.errors import PlanError
 from sparsight.files import write_atomically
 from sparsight.images import Images, named
 from sparsight.methods import SVE
+from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.ops.statistics import recall
 from sparsight.plan import Plan
 from sparsight.run import LOOK_FILE
 from sparsight.stages import maps
 from sparsight.stages.calibrate import TRUE_FRACTION
-from sparsight.stages.observe import LayerView, evaluating, leaving_stages, stages_left, watch
+from sparsight.stages.observe import LayerView, leaving_stages, stages_left, watch
 from sparsight.stages.progress import track
 
 

@@ -14,11 +14,11 @@ from sparsight.data import Count, Size
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader, check_resolution, named
+from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
-from sparsight.stages.observe import evaluating
 from sparsight.stages.pictures import noise, pictures_for
 from sparsight.stages.progress import track
 

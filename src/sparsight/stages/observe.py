@@ -18,6 +18,7 @@ from sparsight.families.calls import attention_inputs
 from sparsight.inplace import argument_names
 from sparsight.methods import SPOT, ClsTopK, EarlyExit
 from sparsight.methods.reduced import CARRY, Reduced
+from sparsight.modes import evaluating
 from sparsight.ops.statistics import average_attention
 from sparsight.plan import Plan
 
@@ -136,16 +137,3 @@ def inputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Ten
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients, and the model's own modes again afterwards."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from sparsight.attach import family_in
 from sparsight.images import Images, Reader
 from sparsight.methods import tensor_name
-from sparsight.stages.observe import LayerView, evaluating, outputs_of, watch
+from sparsight.modes import evaluating
+from sparsight.stages.observe import LayerView, outputs_of, watch
 from sparsight.stages.progress import track
 
 CACHE_BYTES = 1 << 30

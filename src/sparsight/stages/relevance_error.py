@@ -16,9 +16,10 @@ from sparsight.completions.linear import TINY, Regression, log_error, mapped, no
 from sparsight.families import Family
 from sparsight.methods import SPOT, tensor_name
 from sparsight.methods.spot.config import network_names
+from sparsight.modes import evaluating
 from sparsight.ops.dynamics import sampled_statistics
 from sparsight.scores.relevance import described, relevance
-from sparsight.stages.observe import LayerView, evaluating, inputs_of, outputs_of, watch
+from sparsight.stages.observe import LayerView, inputs_of, outputs_of, watch
 from sparsight.stages.progress import track
 
 TOKENS = 4096  # of all pictures, in one step

@@ -7,10 +7,10 @@ from torch import nn
 from sparsight.attach import apply, family_in, restore
 from sparsight.images import Images, Reader
 from sparsight.methods import SVE, Settings
+from sparsight.modes import evaluating
 from sparsight.ops.fidelity import relative_error, salience
 from sparsight.plan import Plan
 from sparsight.stages.calibrate import Analysis
-from sparsight.stages.observe import evaluating
 from sparsight.stages.progress import track
 
 IMAGES = 4  # on which layers are tried

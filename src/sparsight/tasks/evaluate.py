@@ -12,10 +12,10 @@ from sparsight.attach import What, applied, apply, as_plan
 from sparsight.data import Size
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
+from sparsight.modes import evaluating
 from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.measure import name as size_name
-from sparsight.stages.observe import evaluating
 from sparsight.stages.pictures import check_takes
 from sparsight.tasks import task_named
 from sparsight.tasks.base import Arms, requested

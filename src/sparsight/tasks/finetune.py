@@ -25,10 +25,10 @@ from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
 from sparsight.identity import identity
 from sparsight.images import Reader
+from sparsight.modes import evaluating
 from sparsight.ops.grids import grid_of
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
-from sparsight.stages.observe import evaluating
 from sparsight.stages.pictures import check_takes
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 from sparsight.tasks import layouts, mask_survey

@@ -18,11 +18,11 @@ from sparsight.attach import apply, family_in
 from sparsight.errors import ImagesError
 from sparsight.families.inputs import channels_of
 from sparsight.fit import named_shapes, with_layers
+from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.bench import blank
 from sparsight.stages.measure import fused, name
-from sparsight.stages.observe import evaluating
 
 PARTS = ("attention", "linear layers of the attention", "MLP", "everything else")
 PAIRWISE = ("scaled_dot_product", "bmm")  # in the names of operations on every pair of tokens

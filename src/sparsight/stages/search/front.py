@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from sparsight.files import write_json
 from sparsight.methods import Settings
+from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
 from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.compare import Judge, measured
 from sparsight.stages.measure import fused
-from sparsight.stages.observe import evaluating
 from sparsight.stages.search.space import INFEASIBLE
 from sparsight.stages.search.trials import Trial
 
