@@ -18,6 +18,7 @@ from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
 from sparsight.ops.segments import Segment, segments_of
 from sparsight.stages import steps
+from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.pictures import noise
 
 TOLERANCE = 1e-5  # relative, float32: the same sums, grouped otherwise
@@ -178,6 +179,16 @@ def test_other_masks_run_dense_and_are_counted():
     assert dense_calls(model) == {"masked": 4}
     model.forward_features(images)
     assert dense_calls(model) == {"masked": 4}
+
+
+def test_what_runs_dense_behind_a_mask_is_not_told_to_keep_all(monkeypatch):
+    model = sparsight.apply(make_model("augreg"), EXACT)
+    assert fallback_notes(model, (64, 64)) == []
+    usual = model.forward_features
+    mask = torch.ones(17, 17, dtype=torch.bool).tril()
+    monkeypatch.setattr(model, "forward_features", lambda x: usual(x, attn_mask=mask))
+    (told,) = fallback_notes(model, (64, 64))
+    assert "there are 17 tokens, attended to in a way that sve leaves as it is (masked)" in told
 
 
 def test_masks_are_split_into_their_pictures_or_not_at_all():

@@ -117,6 +117,8 @@ def show_measurement(result: Mapping[str, Any]) -> None:
     _print(table)
     for note in result["notes"]:
         Console().print(note, highlight=False)
+    for why, count in result.get("dense_calls", {}).items():
+        Console().print(f"long enough, but dense {count} times: {why}", highlight=False)
     if moved := result.get("fidelity"):
         Console().print(
             f"final features over {moved['images']} images at {moved['resolution']}: relative error "

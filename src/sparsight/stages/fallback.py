@@ -62,17 +62,21 @@ def fallback_notes(sparse: nn.Module, resolution: tuple[int, int]) -> list[str]:
     """A sentence for each method that runs dense in some of its layers at a resolution."""
     with torch.inference_mode(), dense_runs(sparse) as found:
         family_in(sparse).features(sparse, noise(sparse, resolution))
-    sites = [(module.__dict__[STATE].config, tokens) for module, tokens in found.items()]
+    sites = [(module.__dict__[STATE], tokens) for module, tokens in found.items()]
     notes = []
-    for config in dict.fromkeys(config for config, _ in sites):
-        dense = [tokens for own, tokens in sites if own == config]
+    for config in dict.fromkeys(site.config for site, _ in sites):
+        own = [(site, tokens) for site, tokens in sites if site.config == config]
+        dense = [tokens for _, tokens in own]
         if not any(dense):
             continue
         name, most = method_of(config).name, max(dense)
-        reason = (
-            f"fewer than the {config.min_tokens} from which {name} is sparse" if most < config.min_tokens
-            else f"of which {name} keeps all"
-        )  # fmt: skip
+        told = dict.fromkeys(why for site, tokens in own if tokens for why in site.dense)
+        if most < config.min_tokens:
+            reason = f"fewer than the {config.min_tokens} from which {name} is sparse"
+        elif told:
+            reason = f"attended to in a way that {name} leaves as it is ({', '.join(told)})"
+        else:
+            reason = f"of which {name} keeps all"
         where = "" if all(dense) else f" in {sum(map(bool, dense))} of its {len(dense)} layers"
         height, width = resolution
         notes.append(f"at {height}x{width} there are {most} tokens, {reason}: it ran dense{where}")
