@@ -50,7 +50,9 @@ class Lockstep:
         self.active = len(jobs)
         with ThreadPoolExecutor(max(1, len(jobs))) as pool:  # which is left when all threads have ended
             try:
-                wait([pool.submit(self._run, number, job) for number, job in enumerate(jobs)])
+                with self.turn:  # none runs before all are there: an interrupt meets no half-made pool
+                    running = [pool.submit(self._run, number, job) for number, job in enumerate(jobs)]
+                wait(running)
             except BaseException as error:  # an interrupt
                 self.failed = self.failed or error
                 with self.turn:
