@@ -43,6 +43,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "swin-ranking": ("swin-cpu.json", quality.swin_ranking),
     "against": ("against-cpu.json", speed.against),
     "export": ("export-cpu.json", speed.export),
+    "fastest": ("export-cpu.json", speed.fastest),
     "attention": ("attention-cpu.json", speed.attention),
     "module-profile": ("attention-cpu.json", speed.module_profile),
     "attention-peers": ("attention-cpu.json", speed.peers),

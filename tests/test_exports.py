@@ -17,6 +17,7 @@ from sparsight.attach import family_in
 from sparsight.errors import SparsightError
 from sparsight.exports import capture, formats, front, parity
 from sparsight.exports.counts import counts_of
+from sparsight.exports.judged import judged_by_task
 from sparsight.exports.standin import stand_in
 from sparsight.identity import identity
 from sparsight.ops import partition
@@ -164,6 +165,28 @@ def test_every_method_that_exports_is_the_same_in_a_graph_of_many_sizes(name, tm
         with torch.no_grad():
             wanted = family_in(sparse).features(sparse, picture)
         torch.testing.assert_close(opened(picture)["features"], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"),
+    [("aoti", ".aoti.pt2"), pytest.param("executorch", ".pte", marks=needs("executorch"))],
+)
+def test_a_format_of_one_size_makes_a_file_for_each(format, ending, tmp_path):
+    model = small()
+    plan = plan_of(model, SVE)
+    for words, open_ in ("give sizes", {"dynamic": True}), ("number of pictures", {"batch": "dynamic"}):
+        with pytest.raises(SparsightError, match=words):
+            sparsight.export(model, plan, tmp_path, format, sizes=RANGE, **open_)
+    outputs = ("map", "features")
+    (file,) = sparsight.export(model, plan, tmp_path, format, sizes=RANGE[1:], batch=2, outputs=outputs)
+    assert file.name == f"encoder-160x144{ending}"
+    opened, sparse = sparsight.open_exported(file), sparsight.apply(model, plan)
+    picture = torch.randn(2, 3, 160, 144)
+    with torch.no_grad():
+        wanted = family_in(sparse).features(sparse, picture)
+    found = opened(picture)
+    torch.testing.assert_close(found["features"], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["map"].flatten(1, 2), found["features"][:, 5:])
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +361,19 @@ def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
     run = sparsight.save(plan, tmp_path / "run")
     file = run / "encoder.pt2"
     assert "written" in said(0, "export", run, "--out", file, "--format", "pt2", "--report")
-    assert "Exported to pt2 in float32" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Exported to pt2 in float32" in page
+    assert "Segmentation on 16 pictures of scenes" in page
+    (score,) = json.loads((run / "parity-pt2.json").read_text())["task"]["scores"]
+    assert score["engine"] == pytest.approx(score["pytorch"], abs=1e-3)  # a few pixels at an edge
+    assert score["dense"] > 0.3  # a sixteenth of the usual resolution
+    scenes = tmp_path / "scenes"
+    words = ["--layout", "salient", "--resolution", "64x96", "--train", 3, "--val", 2]
+    said(0, "scenes", "--out", scenes, *words)
+    words = ["--out", tmp_path / "b.pt2", "--format", "pt2", "--report"]
+    assert "--data DIR together" in said(1, "export", run, *words, "--task", "salient")
+    for score in judged_by_task(file, model, plan, "salient", scenes)["scores"]:
+        assert score["engine"] == pytest.approx(score["pytorch"], abs=1e-2)
     said(0, "measure", file, "--repeats", 1, "--max-images", 1, "--json", tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["format"] == "pt2"
@@ -346,4 +381,4 @@ def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
     assert "takes pictures of 64x96, not 96x96" in said(1, "measure", file, "--resolution", "96")
     assert "takes 1 pictures at once" in said(1, "measure", file, "--batch", 2)
     assert "judge it by" in said(1, "evaluate", file, "--task", "features", "--data", run)
-    assert "not offered yet" in said(1, "export", run, "--out", run, "--format", "executorch")
+    assert "give sizes" in said(1, "export", run, "--out", run, "--format", "aoti", "--dynamic")

@@ -2,6 +2,7 @@
 
 >>> model = sparsight.apply(model, sparsight.SVE(layers=range(6, 12), keep=1 / 8))   # sparse, in place
 >>> model = sparsight.restore(model)                                                 # as it was
+>>> with sparsight.sparse(model, "runs/mine") as model: ...                          # for a while
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
 `load`, `restore`, `export`; and before them `finetune`, to adapt a model to a higher resolution; with
@@ -13,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsight.attach import apply, restore, save
+    from sparsight.attach import apply, restore, save, sparse
     from sparsight.errors import (
         ArgumentError,
         HubError,
@@ -91,6 +92,7 @@ _WHERE = {
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
+    "sparse": "sparsight.attach",
     "Search": "sparsight.stages.search",
     "SparseViT": "sparsight.methods",
     "SparsightError": "sparsight.errors",
@@ -144,6 +146,7 @@ __all__ = [
     "restore",
     "save",
     "search",
+    "sparse",
 ]
 
 

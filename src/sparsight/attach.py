@@ -1,10 +1,11 @@
-"""A plan and a model become a changed model, and back: apply, restore and save.
+"""A plan and a model become a changed model, and back: apply, restore, sparse and save.
 
 Everything is checked before anything is changed (fit.py), so a failure leaves the model as it was.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -86,6 +87,16 @@ def restore(model: nn.Module, module: str | None = None) -> nn.Module:
     _undo(model, _applied_or_refused(model, "restore"))
     del model.__dict__[STATE]
     return whole
+
+
+@contextmanager
+def sparse(model: nn.Module, what: What, module: str | None = None) -> Iterator[nn.Module]:
+    """`model` made sparse while in here, and as it was afterwards, whatever happens: apply, restore."""
+    changed = apply(model, what, module)
+    try:
+        yield changed
+    finally:
+        restore(model, module)
 
 
 def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:

@@ -63,8 +63,9 @@ def compared(wanted: Any, made: Path, pictures: Any, file: Path) -> None:
     shapes, form = wanted.shapes, wanted.form
     with tempfile.TemporaryDirectory(dir=made.parent, prefix="probe") as folder:
         probe = Path(folder) / made.name
-        written(Encoder(wanted.model, ("features",), told=True), shapes, form, probe, wanted.opset)
-        told = form.opened(probe, wanted.dtype, torch.get_num_threads())
+        encoder = Encoder(wanted.model, ("features",), told=True)
+        names = written(encoder, shapes, form, probe, wanted.opset).names
+        told = form.opened(probe, wanted.dtype, torch.get_num_threads(), names)
         dense = Path(folder) / f"dense{form.ending}"
         if wanted.plan is not None:
             written(Encoder(wanted.dense, wanted.outputs), shapes, form, dense, wanted.opset)
@@ -200,7 +201,10 @@ def _speed(wanted: Any, made: Path, dense: Path | None, picture: Tensor) -> dict
     files, threads = {"sparse": made}, torch.get_num_threads()
     if dense is not None:
         files["dense"] = dense
-    engines = {arm: wanted.form.opened(file, wanted.dtype, threads) for arm, file in files.items()}
+    engines = {
+        arm: wanted.form.opened(file, wanted.dtype, threads, wanted.outputs)
+        for arm, file in files.items()
+    }
     times = timing.interleave(
         {arm: partial(engine.run, pictures) for arm, engine in engines.items()},
         REPEATS, torch.device("cpu"), "Timing",
@@ -208,7 +212,7 @@ def _speed(wanted: Any, made: Path, dense: Path | None, picture: Tensor) -> dict
     form, dtype = wanted.form.name, wanted.dtype
     rows: dict[str, dict[str, Any]] = {
         arm: timing.summary(times[arm])
-        | {"peak_memory_mb": peak_memory_mb(file, form, dtype, threads, pictures.shape)}
+        | {"peak_memory_mb": peak_memory_mb(file, form, dtype, threads, wanted.outputs, pictures.shape)}
         for arm, file in files.items()
     }
     found: dict[str, Any] = {"size": name(size), "batch": batch, "repeats": REPEATS} | rows

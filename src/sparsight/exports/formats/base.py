@@ -31,6 +31,15 @@ class Format:
     exporter: str  # "module:Exporter:Config" within transformers.exporters
     how: str  # "module:" within this folder, with `settings`, `save` and `opened`
     dtypes: tuple[str, ...] = ("float32",)
+    fixed: str = ""  # why its files take one size of picture and of batch each; "": they need not
+
+    def check_open(self, dynamic: bool, batch: Any) -> None:
+        """SparsightError if sizes are to be left open and cannot."""
+        if self.fixed and (dynamic or batch == "dynamic"):
+            raise SparsightError(
+                f"a file of the format {self.name} takes one size and one number of pictures: "
+                f"{self.fixed}; give sizes, a file is made for each"
+            )
 
     def check(self) -> None:
         """SparsightError if a package is missing."""
@@ -58,11 +67,14 @@ class Format:
         """Write a program as `file`, and whatever must lie beside it."""
         self.own.save(program, file, inputs)
 
-    def opened(self, file: Path, dtype: str, threads: int) -> Engine:
-        """A file in its engine; SparsightError if that does not take it."""
+    def opened(self, file: Path, dtype: str, threads: int, names: tuple[str, ...]) -> Engine:
+        """A file in its engine; SparsightError if that does not take it.
+
+        `names` are those of the outputs in their order, for a file that has none in it.
+        """
         self.check()
         try:
-            engine: Engine = self.own.opened(file, dtype, threads)
+            engine: Engine = self.own.opened(file, dtype, threads, names)
         except SparsightError:
             raise
         except Exception as error:  # each engine has its own kinds
