@@ -9,7 +9,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
-from conftest import make_model, plan_of
+from conftest import make_hf_swin, make_model, plan_of
 from torch.export import Dim
 
 import sparsight
@@ -165,6 +165,19 @@ def test_every_method_that_exports_is_the_same_in_a_graph_of_many_sizes(name, tm
         with torch.no_grad():
             wanted = family_in(sparse).features(sparse, picture)
         torch.testing.assert_close(opened(picture)["features"], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("format", ENGINES)
+def test_windows_that_are_skipped_export_for_one_size(format, tmp_path):
+    model, windows = make_hf_swin(), sparsight.SparseViT(min_tokens=0)
+    with pytest.raises(SparsightError, match="laid out for one size of picture: give sizes"):
+        sparsight.export(model, windows, tmp_path, format, sizes=RANGE, dynamic=True)
+    (file,) = sparsight.export(
+        model, windows, tmp_path, format, sizes=[(92, 76)], images=pictures(2, (92, 76))
+    )
+    (case,) = json.loads(parity.parity_place(file).read_text())["cases"]
+    assert case["error"] <= 1e-4
+    assert case["overlap"] is None  # nothing is told of windows, so no figure claims it
 
 
 @pytest.mark.parametrize(

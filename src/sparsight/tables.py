@@ -87,7 +87,8 @@ def show_parity(report: Mapping[str, Any]) -> None:
     )
     for row in report["cases"]:
         table.add_row(
-            row["size"], str(row["batch"]), f"{row['error']:.1e}", f"{row['overlap']:.4f}",
+            row["size"], str(row["batch"]), f"{row['error']:.1e}",
+            "-" if row["overlap"] is None else f"{row['overlap']:.4f}",
             f"{row['cosine']:.6f}", f"{row['cosine_worst']:.6f}",
         )  # fmt: skip
     _print(table)

@@ -1,5 +1,6 @@
 """A format: whose exporter makes the program, how it is written, and how its engine runs it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -86,5 +87,6 @@ class Format:
 
 def first_line(error: BaseException) -> str:
     """Of what went wrong, short."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # some are coloured
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160].rstrip(": ")

@@ -102,7 +102,7 @@ class WindowBlock(Change):
                 f"layer {self._sparsight.layer} shares the ranking of its stage, which gradient "
                 "checkpointing with use_reentrant=True loses: choose use_reentrant=False"
             )
-        return carry or Carry(self.scored(x.detach().flatten(1, -2)))
+        return carry or Carry(self.scored(x.flatten(1, -2)))
 
     @torch.no_grad()  # a ranking has no gradient
     def scored(self, rows: Tensor) -> Tensor:
@@ -155,9 +155,10 @@ class WindowBlock(Change):
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
         windows, site = self.windows, self._sparsight
         size, shift = windows.size(self), windows.shift(self, grid)
-        if torch.compiler.is_compiling():  # it becomes constants of the graph
-            return lay_out(self, windows, x, grid, size, shift)
         key, kept = (grid, size, shift, x.device), site.shared
+        if torch.compiler.is_compiling():  # it becomes constants of the graph
+            known = torch.compiler.is_exporting() and kept is not None and kept[0] == key
+            return kept[1] if known else lay_out(self, windows, x, grid, size, shift)
         if kept is None or kept[0] != key:  # replicas on several devices share the site
             with torch.inference_mode(False):  # training may come after inference
                 site.shared = kept = (key, lay_out(self, windows, x, grid, size, shift))
