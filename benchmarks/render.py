@@ -56,6 +56,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sam2": ("sam2-cpu.json", other.sam2),
     "salience": ("salience-cpu.json", other.salience),
     "salience-learning": ("salience-cpu.json", other.salience_learning),
+    "quantised": ("quantised-cpu.json", other.quantised),
+    "serving": ("serving-cpu.json", other.serving),
     "memory": ("memory-cpu.json", other.memory),
     "hostile": ("hostile.json", other.hostile),
     "kills": ("kills.json", other.kills),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         HubError,
         ImagesError,
         LabelsError,
+        MissingPackageError,
         NotFiniteError,
         PlanError,
         SparsightError,
@@ -81,6 +82,7 @@ _WHERE = {
     "load": "sparsight.run",
     "LowerResolution": "sparsight.methods",
     "measure": "sparsight.stages.measure",
+    "MissingPackageError": "sparsight.errors",
     "NotFiniteError": "sparsight.errors",
     "open_exported": "sparsight.exports.opened",
     "optimize": "sparsight.stages.optimize",
@@ -118,6 +120,7 @@ __all__ = [
     "LabelsError",
     "LowerResolution",
     "MLPRouting",
+    "MissingPackageError",
     "NotFiniteError",
     "Plan",
     "PlanError",
@@ -153,7 +156,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'sparsight' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
+    try:
+        value = getattr(import_module(_WHERE[name]), name)
+    except ImportError as error:
+        from sparsight.extras import missing
+
+        raise missing(error) or error from None
     globals()[name] = value
     return value
 
