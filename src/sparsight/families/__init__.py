@@ -184,14 +184,20 @@ def _only_encoder(model: "nn.Module") -> "nn.Module":
 
 
 def encoders_inside(model: "nn.Module") -> list[str]:
-    """The paths of the vision encoders in a larger model: those of a family, and what takes pictures."""
+    """The paths of the vision encoders in a larger model: those of a family, and what takes pictures.
+
+    Of wrappers around each other that all take pictures (a detector, its backbone, the tower in that),
+    the innermost.
+    """
     known = [name for name, part in model.named_modules() if name and _fits(part)]
     known = [name for name in known if not any(_within(name, other) for other in known)]
     taking = [name for name, part in model.named_modules() if takes_pictures(part) and name not in known]
     others = [
         name
         for name in taking
-        if name and not any(_within(one, name) or _within(name, one) for one in (*taking, *known))
+        if name
+        and not any(_within(one, name) for one in (*taking, *known))
+        and not any(_within(name, one) for one in known)
     ]
     return known + others
 
