@@ -13,6 +13,7 @@ EVERY = sparsight.SVE(layers="all", keep=1 / 8, score="exact", min_tokens=0)
 # name -> where the encoder is, its family, layers that can be sparse, prefix tokens
 FOUND = {
     "internvl": ("model.vision_tower", "sites", (0, 1), 1),
+    "sam": ("vision_encoder", "sites", (1,), 0),
     "sam3": ("vision_encoder.backbone", "sites", (1,), 0),  # the other has windows
     "eomt": ("", "sites", (0, 1, 2), 5),  # queries have joined in the last
     "eomt_dinov3": ("", "sites", (0, 1, 2), 5),

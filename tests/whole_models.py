@@ -2,7 +2,7 @@
 
 import torch
 from conftest import HF_SMALL, shaken
-from site_models import VIT
+from site_models import RELATIVE, VIT
 
 TEXT = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -25,6 +25,19 @@ def internvl():
     return InternVLForConditionalGeneration(config), {
         "input_ids": torch.tensor([[1] + [9] * 16 + [5]]), "pixel_values": PICTURE,
     }  # fmt: skip
+
+
+def sam():
+    """SAM 1, asked by a point."""
+    from transformers import SamConfig, SamModel
+
+    prompts = {"hidden_size": 32, "image_size": 64, "patch_size": 8, "image_embedding_size": 8}
+    heads = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    config = SamConfig(
+        vision_config=RELATIVE | {"output_channels": 32, "num_pos_feats": 16},
+        prompt_encoder_config=prompts, mask_decoder_config=heads,
+    )  # fmt: skip
+    return SamModel(config), {"pixel_values": PICTURE, "input_points": torch.full((1, 1, 1, 2), 20.0)}
 
 
 def sam3():
@@ -133,8 +146,9 @@ def upernet():
 
 
 WHOLE = {
-    "internvl": internvl, "sam3": sam3, "eomt": eomt, "eomt_dinov3": lambda: eomt("EomtDinov3"),
-    "rf_detr": rf_detr, "dpt": dpt, "dpt_dinov2": dpt_dinov2, "zoedepth": zoedepth, "upernet": upernet,
+    "internvl": internvl, "sam": sam, "sam3": sam3, "eomt": eomt,
+    "eomt_dinov3": lambda: eomt("EomtDinov3"), "rf_detr": rf_detr, "dpt": dpt,
+    "dpt_dinov2": dpt_dinov2, "zoedepth": zoedepth, "upernet": upernet,
 }  # fmt: skip
 
 

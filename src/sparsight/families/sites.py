@@ -14,6 +14,7 @@ import torch
 
 from sparsight.errors import UnsupportedModelError
 from sparsight.families.base import Family
+from sparsight.families.calls import heads_of
 from sparsight.families.dry_run import Seen, dry_run
 from sparsight.families.final import final_rows
 from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "sites"
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")  # what attention modules call it
 PATCHES = 32  # a side, of the picture for a model that does not say its own size
 MOST_PREFIX = 64  # tokens; more than this are no class token and registers
 
@@ -96,7 +96,7 @@ def family_from(found: Found) -> SiteFamily:
         name=NAME, library="", verified_with="", examples="", kinds=(), requirements=(), sparse="",
         refused="", blocks=lambda m: [m.get_submodule(site.block) for site in found.sites],
         dim=lambda block: _first(attention(block).modules(), "in_features"),
-        heads=lambda block: _first([attention(block)], *HEADS),
+        heads=lambda block: heads_of(attention(block)),
         prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
         parts=Parts(attention=attention, **NO_PARTS), features=features, found=found,
     )  # fmt: skip
