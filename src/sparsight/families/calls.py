@@ -55,8 +55,9 @@ class Caught(TorchFunctionMode):
 
 
 def heads_of(module: Host) -> int:
-    """How many heads an attention module says that it has; 0 if it does not."""
-    return next((int(getattr(module, name)) for name in HEADS if hasattr(module, name)), 0)
+    """How many heads an attention module says that it has, or its config; 0 if neither does."""
+    places = (module, getattr(module, "config", None))
+    return next((int(getattr(m, name)) for m in places for name in HEADS if hasattr(m, name)), 0)
 
 
 def with_heads(

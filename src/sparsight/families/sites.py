@@ -17,7 +17,7 @@ from sparsight.families.base import Family
 from sparsight.families.calls import heads_of
 from sparsight.families.dry_run import Seen, dry_run
 from sparsight.families.final import final_rows
-from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of
+from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of, takes_clips
 from sparsight.families.parts import Host, Parts
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def family_from(found: Found) -> SiteFamily:
         name=NAME, library="", verified_with="", examples="", kinds=(), requirements=(), sparse="",
         refused="", blocks=lambda m: [m.get_submodule(site.block) for site in found.sites],
         dim=lambda block: _first(attention(block).modules(), "in_features"),
-        heads=lambda block: heads_of(attention(block)),
+        heads=lambda block: heads_of(attention(block)) or found.sites[0].heads,
         prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
         parts=Parts(attention=attention, **NO_PARTS), features=features, found=found,
     )  # fmt: skip
@@ -146,6 +146,8 @@ def _found_in(model: Host) -> Found | str:
         except Exception as error:  # whatever a foreign model raises
             why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     else:
+        if takes_clips(model):
+            return "it takes clips of several frames, which have no adapter, and no single pictures"
         return f"it could not be run on a picture of {height} x {width} ({why})"
     queries = _queries(model, pictures, flat, merge * (px or 16), seen)
     sites = _sites(model, seen, queries)

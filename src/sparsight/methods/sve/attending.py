@@ -42,6 +42,8 @@ class Attending:
         (b, heads), n = q.shape[:2], q.shape[-2]
         at, self.at, self.calls = self.at, self.at + b * n, self.calls + 1
         bias = attn_mask if isinstance(attn_mask, Decomposed) else None
+        if bias is None and attn_mask is not None and attn_mask.shape == (b, k.shape[-2]) != (n, n):
+            attn_mask = attn_mask[:, None, None].bool()  # of the keys, as flash attention takes it
         parts = self.pictures(q, k, attn_mask if bias is None else None, is_causal)
         counts = [self.module.counts(part.stop - part.start) for part in parts]
         whole = zip(parts, counts, strict=True)
