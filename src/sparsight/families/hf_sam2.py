@@ -86,8 +86,7 @@ FAMILY = Family(
     examples="SAM 2 and SAM 2.1 (Sam2Model, Sam2VisionModel, Sam2HieraDetModel)",
     kinds=KINDS,
     sparse=GLOBAL_BLOCKS,
-    refused="windowed and pooling blocks stay as they are; SAM and SAM-HQ, whose attention adds a bias "
-    "to every pair of tokens; ViTDet, with its maps and convolutions",
+    refused="windowed and pooling blocks stay as they are; ViTDet, with its maps and convolutions",
     requirements=(
         own_forward(*KINDS),
         (

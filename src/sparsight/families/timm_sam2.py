@@ -37,8 +37,7 @@ FAMILY = Family(
     examples="SAM 2 and SAM 2.1 image encoders (sam2_hiera_*)",
     kinds=(HIERA + "HieraDet",),
     sparse=GLOBAL_BLOCKS,
-    refused="windowed and pooling blocks stay as they are; SAM (`samvit_*`), whose attention adds a "
-    "bias to every pair of tokens",
+    refused="windowed and pooling blocks stay as they are",
     requirements=(
         (
             "multi-scale blocks (timm's MultiScaleBlock)",
