@@ -1,9 +1,9 @@
 """Look: what a model did on single pictures, as small maps over the token grid, for people to see.
 
 For each picture: the average attention of the dense model and the score the sparse one ranked by, which
-tokens were kept (SVE), when each left (EarlyExit, SPOT, ClsTopK), how often each was skipped with its
-window (SparseViT), and the final features, dense and sparse, as colours.  Prefix tokens have no place on
-the grid and are left out.
+tokens were kept (SVE), when each left (EarlyExit, SPOT, ClsTopK, ASViT), how often each was skipped with
+its window (SparseViT), and the final features, dense and sparse, as colours.  Prefix tokens have no
+place on the grid and are left out.
 """
 
 import json

@@ -16,7 +16,7 @@ from sparsight.attach import applied, family_in
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families.calls import attention_inputs
 from sparsight.inplace import argument_names
-from sparsight.methods import SPOT, ClsTopK, EarlyExit
+from sparsight.methods import SPOT, ASViT, ClsTopK, EarlyExit
 from sparsight.methods.reduced import CARRY, Reduced
 from sparsight.modes import evaluating
 from sparsight.ops.statistics import average_attention
@@ -98,7 +98,7 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
     stages = leaving_stages(state.plan) if state else ()
     if state is None or not stages:
         raise PlanError(
-            "no tokens leave this model in stages: apply a plan of EarlyExit, SPOT or ClsTopK"
+            "no tokens leave this model in stages: apply a plan of EarlyExit, SPOT, ClsTopK or ASViT"
         )
     with evaluating(model), outputs_of(model, stages) as outputs:
         state.family.features(model, images)
@@ -115,7 +115,7 @@ def leaving_stages(plan: Plan) -> tuple[int, ...]:
     """The layers from whose results on fewer tokens go on; none if the plan takes no tokens out."""
     if found := plan.find(EarlyExit):
         return tuple(layer + 1 for layer in found.exits)
-    found_stages = plan.find(SPOT) or plan.find(ClsTopK)
+    found_stages = plan.find(SPOT) or plan.find(ClsTopK) or plan.find(ASViT)
     return found_stages.stages or () if found_stages else ()
 
 

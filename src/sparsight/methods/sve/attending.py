@@ -98,15 +98,16 @@ class Attending:
             self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
             return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
         queries, keys = counts
-        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale)
+        ranked = self.ranking(q[:, :, :n], k, v, at, stride, counts, scale)
         self.ranked.append((ranked, n))
         self.seers.append((ranked[:, :queries], stride, at))
         self.skipped = True
         return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout)
 
     def ranking(
-        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, counts: tuple[int, int],
+        scale: float | None,
+    ) -> Tensor:  # fmt: skip
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         b, _, n, _ = k.shape
         if self.module.follows:
@@ -125,7 +126,7 @@ class Attending:
                 h = rows[at : at + b * n].view(b, n, -1)
             else:
                 h = torch.stack([rows[at + row * stride :][:n] for row in range(b)])
-        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, counts)
+        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, v, counts)
         return ranked
 
     def seeing(self) -> Tensor:
