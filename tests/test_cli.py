@@ -454,8 +454,8 @@ NAMES = (
     "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT",
     "pickle", "no checkpoint", "other checkpoint", "pickled folder", "no weights",
     "weights missing", "hub", "hub offline", "no module", "no config", "layers", "layer words",
-    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "score of others", "two that take",
-    "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
+    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "score of others",
+    "two that take", "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 

@@ -63,7 +63,8 @@ class ExitBlock(ReducingBlock):
         """The score (b, k) of the tokens there, of `whole`; attention is that of the layer to come."""
         site, score = self._sparsight, SCORES[self._sparsight.config.score]
         parts, tables = site.family.parts, self.tables(host, state.rows)
-        attention, made = parts.attention(self), list[tuple[Tensor, Tensor, Tensor]]()
+        attention = parts.attention(self)
+        made: list[tuple[Tensor, Tensor, Tensor]] = []  # at most once
 
         def qkv() -> tuple[Tensor, Tensor, Tensor]:
             if not made:
