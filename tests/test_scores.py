@@ -365,6 +365,18 @@ def test_what_stands_between_the_heads_and_the_projection_is_refused_by_name():
     sparsight.apply(adapted, sparsight.SVE(layers=(1,), score="contribution"))
 
 
+def test_a_look_at_a_picture_shows_how_contribution_ranks():
+    from sparsight.stages.look import look
+
+    dense, sparse = make_model("dinov3"), make_model("dinov3")
+    images = make_images(dense, batch=1)
+    sparsight.apply(sparse, plan_of(sparse, settings_of("sve", "contribution")))
+    (found,) = look(dense, sparse, list(images), [0], [1])
+    kept = kept_count(9 * 7 + 5, 1 / 4, 5) - 5
+    assert int((found.maps["layer 1 kept"] > 0).sum()) == kept
+    assert found.maps["layer 1 predicted"].flatten().topk(kept).values.min() > 0
+
+
 # What goes on
 
 ALL = [

@@ -101,19 +101,20 @@ def scaled_query(q: Tensor, scale: float | None) -> Tensor:
 
 
 class Inputs:
-    """Keeps queries and keys (b, heads, n, d) of each call, and attends to nothing."""
+    """Keeps queries, keys and values (b, heads, n, d) of each call, and attends to nothing."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[Tensor, Tensor]] = []
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
         """Zeros."""
-        self.found.append((scaled_query(q, named.get("scale")), like_query_heads(k, q.shape[1])))
+        k, v = like_query_heads(k, q.shape[1]), like_query_heads(v, q.shape[1])
+        self.found.append((scaled_query(q, named.get("scale")), k, v))
         return q.new_zeros(*q.shape[:-1], v.shape[-1])
 
 
-def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor]]:
-    """Queries and keys (b, heads, n, d) of each call that the dense module makes."""
+def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values (b, heads, n, d) of each call that the dense module makes."""
     inputs = Inputs()
     with with_settings(module, sdpa_settings(module)), Caught(inputs):
         getattr(type(module), "HOST", type(module)).forward(module, *args, **kwargs)

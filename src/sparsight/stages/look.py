@@ -87,7 +87,7 @@ def _look(
             leader = leaders.get(layer, layer)
             view, ranking = views[leader], family.parts.attention(blocks[leader])
             with torch.no_grad():
-                scored = ranking.scored(view.h, view.q, view.k)
+                scored = ranking.scored(view.h, view.q, view.k, view.v)
             counts = family.parts.attention(blocks[layer]).counts(scored.shape[1])
             kept = maps.kept(scored, counts, prefix)[prefix:]
             found[f"layer {layer} predicted"] = maps.on_grid(scored[0, prefix:], size)

@@ -31,6 +31,7 @@ class LayerView:
     h: Tensor  # (b, n, c), what the attention reads
     q: Tensor  # (b, heads, n, d)
     k: Tensor
+    v: Tensor
     m: Tensor  # (b, n), the exact average attention
 
 
@@ -43,7 +44,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
-                (q, k), *_ = attention_inputs(attention, args, kwargs)
+                (q, k, v), *_ = attention_inputs(attention, args, kwargs)
                 m = average_attention(q, k)
             if not torch.isfinite(m).all():
                 raise NotFiniteError(
@@ -51,7 +52,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
                     "the picture's values"
                 )
             h = args[0] if args else kwargs[argument_names(attention)[0]]
-            see(LayerView(layer, h.reshape(*m.shape, -1), q, k, m))
+            see(LayerView(layer, h.reshape(*m.shape, -1), q, k, v, m))
 
         return hook
 
