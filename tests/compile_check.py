@@ -73,8 +73,28 @@ def combined(model):
     return plan_of(model, sve, leave, sparsight.MLPRouting(layers=(2, 3), keep=1 / 3, min_tokens=0))
 
 
-OTHER_PLANS = {"spot": test_spot.make_plan, "combined": combined}
-OF_OTHERS = {"dinov3": ["spot", "combined"], "siglip": ["combined"], "hf_dinov3": ["combined"]}
+def scored(model):
+    """Sparse attention and leaving tokens by scores whose loops no compiler unrolls."""
+    sve = sparsight.SVE(layers=(0, 1), keep=1 / 4, score="contribution", min_tokens=0)
+    leave = sparsight.EarlyExit(
+        after=(1,), keep=1 / 2, score="diversity-rounds", recover=4, min_tokens=0
+    )
+    return plan_of(model, sve, leave)
+
+
+def pruned(model):
+    """By what an earlier layer notes."""
+    return plan_of(model, sparsight.ClsTopK(stages=(2,), score="vtc-cls", history=2, min_tokens=0))
+
+
+OTHER_PLANS = {
+    "spot": test_spot.make_plan, "combined": combined, "scored": scored, "pruned": pruned,
+}  # fmt: skip
+OF_OTHERS = {
+    "dinov3": ["spot", "combined", "scored", "pruned"],
+    "siglip": ["combined"],
+    "hf_dinov3": ["combined"],
+}
 errors, families = {}, set()
 for name in (*GROUPED, *OTHERS):
     kinds = list(GROUPS) if name in GROUPED else ["grouped"]

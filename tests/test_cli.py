@@ -426,7 +426,11 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
             [*optimize, tmp_path / "o", "--set", "sve.kept=1"],
             "kept: Extra inputs are not",
         ),
-        "score": ([*optimize, tmp_path / "o", "--score", "relevance"], "score: Input should be 'exact'"),
+        "score": ([*optimize, tmp_path / "o", "--score", "rollout"], "no score is called 'rollout'"),
+        "score of others": (
+            [*optimize, tmp_path / "o", "--score", "relevance"],
+            "sve cannot rank by 'relevance', which needs statistics of the attention",
+        ),
         "two that take": (
             [*optimize, tmp_path / "o", "--method", "tome", "--method", "early-exit"],
             "ToMe and EarlyExit both take tokens or windows out",
@@ -450,8 +454,8 @@ NAMES = (
     "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT",
     "pickle", "no checkpoint", "other checkpoint", "pickled folder", "no weights",
     "weights missing", "hub", "hub offline", "no module", "no config", "layers", "layer words",
-    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "two that take",
-    "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
+    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "score of others",
+    "two that take", "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 
@@ -488,6 +492,11 @@ METHODS = {
     "routing published": (["--method", "mlp-routing", "--published"], set()),
     "sve published": (["--published"], set()),
     "tome": (["--method", "tome"], set()),
+    "scored": (["--method", "cls-topk", "--score", "vtc-cls"], set()),
+    "asvit published": (
+        ["--method", "asvit", "--set", "asvit.stages=[1,3]", "--published"],
+        {"asvit.1.threshold", "asvit.3.threshold"},
+    ),
     "together": (
         ["--method", "sve", "--method", "early-exit", "--layers", "0-1", "--set", "early-exit.after=[1]",
          "--set", "early-exit.score=magnitude", "--keep", "0.25"],

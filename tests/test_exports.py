@@ -143,6 +143,15 @@ PLANS = {
     ),
     "leaving": (SVE.model_copy(update={"score": "linear"}), LEAVING),
     "pruning": (sparsight.ClsTopK(stages=(1,), min_tokens=0),),
+    "pruning by several layers": (
+        sparsight.ClsTopK(stages=(1,), score="vtc-cls", history=2, min_tokens=0),
+    ),
+    "moved": (
+        sparsight.SVE(layers=(0,), keep=1 / 2, score="contribution", min_tokens=0, sample_every=4),
+        sparsight.EarlyExit(
+            after=(0,), keep=1 / 2, score="contribution-bound", sample_every=4, min_tokens=0
+        ),
+    ),
 }
 
 

@@ -34,6 +34,7 @@ CASES = {
     "early-exit": ("early-exit", {}),
     "tome": ("tome", {}),
     "cls-topk": ("cls-topk", {}),
+    "asvit": ("asvit", {}),
     "spot": ("spot", {"relevance": sparsight.RelevanceTraining(**SHORT)}),
     "spot by error": (
         "spot", {"relevance": sparsight.RelevanceTraining(learns="map-error", **SHORT)}

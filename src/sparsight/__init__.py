@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sparsight.methods import (
         SPOT,
         SVE,
+        ASViT,
         ClsTopK,
         EarlyExit,
         LowerResolution,
@@ -61,6 +62,7 @@ _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "ArgumentError": "sparsight.errors",
+    "ASViT": "sparsight.methods",
     "Budget": "sparsight.stages.search",
     "ClsTopK": "sparsight.methods",
     "EarlyExit": "sparsight.methods",
@@ -105,6 +107,7 @@ _WHERE = {
 __all__ = [
     "SPOT",
     "SVE",
+    "ASViT",
     "Adaptation",
     "ArgumentError",
     "Budget",

@@ -17,7 +17,7 @@ from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.families.calls import sdpa_settings
-from sparsight.fit import Place, places, resolve
+from sparsight.fit import Place, asks_projection, places, resolve
 from sparsight.inplace import STATE, argument_names, change, is_changed, unchange
 from sparsight.methods import Settings, method_of, tensor_name
 from sparsight.methods.site import Site
@@ -112,6 +112,8 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
         argument_names(place.module), place.shared,
     )  # fmt: skip
+    if asks_projection(place.config):
+        site.projection = family.projection(model, place.layer)
     if method.changes == "attention":
         site.settings = sdpa_settings(place.module)
     change(place.module, method.change, site, tensors)

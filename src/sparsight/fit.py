@@ -58,6 +58,7 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
         )
     if plan.model is not None:
         check_identity(plan.model, model, family)
+    _check_projections(plan, model, family)
     _check_tensors(plan, model, family)
     names = {id(part): name for name, part in model.named_modules()}
     for place in places(plan, model, family):
@@ -91,7 +92,11 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     found: Settings = method.fit(config.resolved(available, depth), model, family)
     score = SCORES.get(getattr(found, "score", ""))
     if score is not None and (missing := sorted(score.needs - method.provides)):
-        raise PlanError(f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}")
+        usable = [other.name for other in SCORES.values() if other.needs <= method.provides]
+        raise PlanError(
+            f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}: use another "
+            f"score ({', '.join(usable)})"
+        )
     tokens = getattr(found, "completion", "none") == "map" or (score and "tokens" in score.needs)
     if method.changes == "attention" and tokens:
         for layer in found.changed_layers(available):
@@ -131,6 +136,26 @@ def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
                 raise PlanError(
                     f"{type(config).__name__} works where all tokens are still there, and "
                     f"{type(leaving).__name__} changes layer {min(shared)}: name layers before that"
+                )
+
+
+def asks_projection(config: Settings) -> bool:
+    """Whether a method ranks by what the output projection makes of values."""
+    score = SCORES.get(getattr(config, "score", ""))
+    return score is not None and "projection" in score.needs
+
+
+def _check_projections(plan: Plan, model: nn.Module, family: Family) -> None:
+    """Raise PlanError if a score reads an output projection that cannot be told."""
+    for config in filter(asks_projection, plan.methods):
+        available = family.layers_with(method_of(config).needs, model)
+        for layer in config.changed_layers(available):
+            if not family.projection(model, layer):
+                name = getattr(config, "score", "")
+                raise PlanError(
+                    f"the score {name!r} reads the output projection, and the attention of layer "
+                    f"{layer} has no single weight that reads what its heads return as it is (a norm, "
+                    "a gate or an adapter is between): use another score, such as 'sampled'"
                 )
 
 

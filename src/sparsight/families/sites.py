@@ -19,6 +19,7 @@ from sparsight.families.dry_run import Seen, dry_run
 from sparsight.families.final import final_rows
 from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of, takes_clips
 from sparsight.families.parts import Host, Parts
+from sparsight.families.projection import name_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,6 +40,7 @@ class Site:
     dim: int  # the width of what it reads
     whole: bool  # a whole picture at once, behind no mask: it can be sparse
     reads_tokens: bool  # a row for each token, and returns the like: a map can stand beside it
+    projection: str = ""  # what of it reads the heads' results, if one weight does, as they are
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,10 @@ class SiteFamily(Family):
     def reads_tokens(self, layer: int) -> bool:
         """As the dry run saw it."""
         return self.found.sites[layer].reads_tokens
+
+    def projection(self, model: Host, layer: int) -> str:
+        """As the dry run saw it."""
+        return self.found.sites[layer].projection
 
     def kind_of(self, model: Host) -> str:
         """The class that the dry run was of."""
@@ -189,6 +195,7 @@ def _sites(model: Host, seen: Sequence[Seen], queries: set[Host]) -> list[Site]:
             tokens=one.tokens // len(one.calls) if one.whole else one.tokens,
             heads=one.calls[0][1], dim=one.reads[-1] if one.reads else 0,
             whole=one.whole and one.module not in queries, reads_tokens=one.reads_tokens,
+            projection=name_of(one.module, one.readers) if len(one.calls) == 1 else "",
         )
         for one in seen
         if any(plain for *_, plain in one.calls) or one.biased

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsight.errors import PlanError
 from sparsight.methods import tensors
+from sparsight.methods.asvit.config import ASViT
 from sparsight.methods.base import Layers, Settings
 from sparsight.methods.cls_topk.config import ClsTopK
 from sparsight.methods.early_exit.config import EarlyExit
@@ -29,6 +30,7 @@ __all__ = [
     "METHODS",
     "SPOT",
     "SVE",
+    "ASViT",
     "ClsTopK",
     "EarlyExit",
     "LowerResolution",
@@ -96,7 +98,8 @@ METHODS: dict[str, Method] = {
         Method("lower-resolution", LowerResolution, "pictures"),
         Method(
             "sve", SVE, "attention", "sve.attention:SparseAttention", tensors.of_sve, untrained=MAP,
-            provides=frozenset({"tokens", "attention", "class token"}), shared=_one_pattern_a_group,
+            provides=frozenset({"tokens", "attention", "class token", "projector", "projection"}),
+            shared=_one_pattern_a_group,
             steps=(
                 "analyze", "select", "group", "project", "complete", "distil", "refit", "crossover",
                 "explain",
@@ -108,13 +111,24 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "early-exit", EarlyExit, "block", "early_exit.block:ExitBlock", tensors.of_early_exit,
-            untrained=MAP, provides=frozenset({"tokens", "attention", "class token", "map"}),
+            untrained=MAP,
+            provides=frozenset({"tokens", "attention", "class token", "map", "projection", "count"}),
             shared=_the_first, steps=("analyze", "complete", "crossover"),
         ),
         Method("tome", ToMe, "block", "tome.block:MergingBlock", shared=_the_first, by_parts=True),
         Method(
-            "cls-topk", ClsTopK, "block", "cls_topk.block:PruningBlock", asks_prefix=True,
+            "cls-topk", ClsTopK, "block", "cls_topk.block:PruningBlock",
+            provides=frozenset(
+                {"tokens", "attention", "class token", "class notes", "projection", "heads", "before",
+                 "count"}
+            ),
             shared=_the_first, by_parts=True,
+        ),
+        Method(
+            "asvit", ASViT, "block", "asvit.block:ThresholdBlock", tensors.of_asvit,
+            untrained="AS-ViT's thresholds are calibrated on pictures: run sparsight.optimize",
+            asks_prefix=True, shared=_the_first, by_parts=True,
+            steps=("analyze", "complete", "crossover"),
         ),
         Method(
             "spot", SPOT, "block", "spot.block:SpotBlock", tensors.of_spot,

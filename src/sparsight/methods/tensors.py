@@ -74,6 +74,15 @@ def of_spot(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return found
 
 
+def of_asvit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The threshold of each stage, and the map."""
+    blocks, found = family.blocks(model), Shapes()
+    for stage in config.named_stages:
+        last = (len(blocks) - 1,) if config.completion == "map" else ()
+        found[stage] = {"threshold": ()} | _maps(last, family.dim(blocks[stage]))
+    return found
+
+
 def of_sparsevit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     """Of the block that scores a stage, what the score reads; of each, the map."""
     blocks, found = family.blocks(model), Shapes()

@@ -67,7 +67,7 @@ def _fitted_shapes(bench: Bench, plan: Plan) -> dict[str, tuple[int, ...]]:
     return {
         name: shape
         for name, shape in named_shapes(plan, bench.model, bench.family).items()
-        if name.split(".")[2] in ("map", "error", "bound")
+        if name.split(".")[2] in ("map", "error", "bound", "threshold")
     }
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sparsight.errors import PlanError
 from sparsight.methods.base import Layers, Settings, listed
+from sparsight.scores import ScoreName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,7 +29,7 @@ class SparseViT(Settings):
     """
 
     sparsity: Sparsity | tuple[tuple[Sparsity, ...], ...] = 0.5
-    score: Literal["magnitude", "standout", "map-error"] = "magnitude"
+    score: ScoreName = "magnitude"
     completion: Literal["last", "map"] = "last"
     # A window that is dropped saves all its work, so even a small map gains.
     min_tokens: Annotated[int, Field(ge=0)] = 0

@@ -102,7 +102,7 @@ class Attending:
             self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
             return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
         queries, keys = counts
-        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale, bias)
+        ranked = self.ranking(q[:, :, :n], k, v, at, stride, counts, scale, bias)
         self.ranked.append((ranked, n))
         self.seers.append((ranked[:, :queries], stride, at))
         self.skipped = True
@@ -110,8 +110,8 @@ class Attending:
         return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout, added)
 
     def ranking(
-        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None,
-        bias: Decomposed | None,
+        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, counts: tuple[int, int],
+        scale: float | None, bias: Decomposed | None,
     ) -> Tensor:  # fmt: skip
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         b, _, n, _ = k.shape
@@ -134,7 +134,7 @@ class Attending:
         if bias is not None:
             scale = q.shape[-1] ** -0.5 if scale is None else scale
             q, k = bias.widened(q, k, scale)
-        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, counts)
+        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, v, counts)
         return ranked
 
     def seeing(self) -> Tensor:

@@ -78,17 +78,21 @@ class SparseAttention(Change):
         """Whether with these counts anything is left out of so many tokens."""
         return not any(all_kept(count, tokens) for count in counts)
 
-    def ranked(self, h: Tensor, q: Tensor, k: Tensor, counts: tuple[int, int]) -> Tensor:
+    def ranked(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor, counts: tuple[int, int]) -> Tensor:
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         queries, keys = self._sparsight.config.kept_at(self._sparsight.layer)
         with torch.no_grad():  # a ranking has no gradient
-            return top(self.scored(h, q, k), counts[keys > queries], self._sparsight.prefix)
+            return top(self.scored(h, q, k, v), counts[keys > queries], self._sparsight.prefix)
 
-    def scored(self, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    def scored(self, h: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """The score of every token, (b, n)."""
-        config, score = self._sparsight.config, SCORES[self._sparsight.config.score]
+        site, score = self._sparsight, SCORES[self._sparsight.config.score]
         fitted = {name: self.tensor(name) for name in score.tensors(h.shape[2])}
-        return score(View(h, h, self._sparsight.prefix, lambda: (q, k), config.sample_every, fitted))
+        view = View(
+            h, h, site.prefix, lambda: (q, k), site.config.sample_every, fitted,
+            values=lambda: v, projection=lambda: site.output_weight(self),
+        )  # fmt: skip
+        return score(view)
 
     def fit(
         self, x: Any, host: dict[str, Any], wanted: Any

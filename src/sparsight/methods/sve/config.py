@@ -16,6 +16,7 @@ from sparsight.methods.base import (
     layers_text,
     listed,
 )
+from sparsight.scores import ScoreName
 
 
 class SVE(Settings):
@@ -30,7 +31,7 @@ class SVE(Settings):
     layers: Layers | Literal["all", "auto"] = "auto"
     keep: Fractions = 1 / 8
     keep_queries: Fractions | None = None
-    score: Literal["exact", "sampled", "linear", "class-attention", "standout", "magnitude"] = "sampled"
+    score: ScoreName = "sampled"
     sample_every: Annotated[int, Field(ge=1)] = 16  # `sampled` reads one query in so many
     groups: tuple[Layers, ...] = ()
     completion: Literal["none", "map"] = "none"

@@ -62,6 +62,11 @@ def _count(way: Way, model: nn.Module, size: tuple[int, int]) -> None:
             way.gflops = gflops_of(arm.model, arm.size_of(size))
             return
         way.sparse = sparse_copy(model, as_plan(way.methods))
+        if first.depends_on_picture:
+            raise SparsightError(
+                f"{way.name} keeps as many tokens as a picture needs, which is not known before "
+                "it is calibrated: run optimize on your pictures"
+            )
         way.gflops = gflops_of(way.sparse, size)
     except SparsightError as error:
         way.refused, way.sparse = str(error), None
