@@ -99,11 +99,11 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     }
     site = Site(
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
-        argument_names(place.module), place.shared,
+        argument_names(place.module), place.shared, place.grid,
     )  # fmt: skip
     if method.changes == "attention":
         site.settings = sdpa_settings(place.module)
-    change(place.module, method.change, site, tensors)
+    change(place.module, place.kind, site, tensors)
 
 
 def _undo(model: nn.Module, state: Applied) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sparsight.families import Family
+from sparsight.families.grid import Grid
 from sparsight.ops.partition import all_kept, kept_count
 
 
@@ -19,6 +20,7 @@ class Site:
     depth: int  # layers of the model
     arguments: tuple[str, ...]  # names of what the module's own forward takes
     shared: Any = None  # what modules of one group have in common
+    grid: Grid | None = None  # where rows and columns of the tokens are asked for
     # Attributes that are others while the module calls `scaled_dot_product_attention`.
     settings: dict[str, Any] = field(default_factory=dict)
     # Calls that ran dense although they are long enough, by reason.

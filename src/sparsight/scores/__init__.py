@@ -12,15 +12,17 @@ if TYPE_CHECKING:
 
     from sparsight.scores.view import View
 
-Need = Literal["tokens", "attention", "class token", "map", "notes"]
+Need = Literal["tokens", "attention", "class token", "map", "notes", "grid"]
 ScoreName = Literal[
-    "exact", "sampled", "linear", "class-attention", "standout", "magnitude", "map-error", "relevance"
-]
+    "exact", "sampled", "linear", "class-attention", "standout", "magnitude", "map-error", "relevance",
+    "lattice",
+]  # fmt: skip
 NEEDS: dict[Need, str] = {
     "tokens": "the tokens",
     "attention": "queries and keys",
     "class token": "a class token or a register",
     "map": "the map that completes what is skipped",
+    "grid": "the rows and columns of the tokens",
     "notes": "what earlier layers have noted of their attention",
 }
 
@@ -38,10 +40,11 @@ class Score:
 
     def __call__(self, view: "View") -> "Tensor":
         """(b, n), higher is more."""
-        from sparsight.scores import attention, relevance, tokens  # a statement: compilers follow it
+        # A statement: compilers follow it.
+        from sparsight.scores import attention, places, relevance, tokens
 
         module, _, name = self.function.partition(":")
-        files = {"attention": attention, "relevance": relevance, "tokens": tokens}
+        files = {"attention": attention, "relevance": relevance, "tokens": tokens, "places": places}
         found: Tensor = getattr(files[module], name)(view)
         return found
 
@@ -70,5 +73,6 @@ SCORES: dict[str, Score] = {
             untrained="score='map-error' is fitted with the map: run sparsight.optimize",
         ),
         _score("relevance", "relevance:of_view", "tokens", "notes"),
+        _score("lattice", "places:lattice", "grid"),
     )
 }  # fmt: skip

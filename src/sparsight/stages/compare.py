@@ -109,7 +109,8 @@ def line_up(
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = bench.family.global_layers(model)
-    ranking = ranked_layers(bench) if layers and {"sve", COMBINED} & set(methods) else layers
+    ranked = {"sve", "local-attention", COMBINED} & set(methods)
+    ranking = ranked_layers(bench) if layers and ranked else layers
     for method in methods:
         known = METHODS.get(method)
         if known and known.changes != "pictures" and not bench.family.layers_with(known.needs, model):

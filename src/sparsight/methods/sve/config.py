@@ -24,13 +24,16 @@ class SVE(Settings):
     Paper's symbol = name here: nk / N = `keep`; nq / N = `keep_queries` (`keep` if not given);
     S = `layers`; the layers that reuse a pattern = `groups`, of which the first layer ranks.
     Not in the paper: `completion`, a linear map beside the attention of the queries that see only the
-    kept keys; other scores than average attention (`exact`, `sampled`, `linear`).
+    kept keys; other scores than average attention (`exact`, `sampled`, `linear`), of which `lattice`
+    looks at no token.
     """
 
     layers: Layers | Literal["all", "auto"] = "auto"
     keep: Fractions = 1 / 8
     keep_queries: Fractions | None = None
-    score: Literal["exact", "sampled", "linear", "class-attention", "standout", "magnitude"] = "sampled"
+    score: Literal[
+        "exact", "sampled", "linear", "class-attention", "standout", "magnitude", "lattice"
+    ] = "sampled"
     sample_every: Annotated[int, Field(ge=1)] = 16  # `sampled` reads one query in so many
     groups: tuple[Layers, ...] = ()
     completion: Literal["none", "map"] = "none"
