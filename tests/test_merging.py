@@ -363,6 +363,7 @@ def test_gradients_flow(method):
 REFUSED = {
     "windows": (make_timm_sam2, PEAKS, "merging by density peaks needs global attention in every"),
     "windows, pairs": (make_timm_sam2, PAIRS, "merging mutual pairs needs global attention in every"),
+    "windows, bypass": (make_timm_sam2, BYPASS, "a bypass needs global attention in every"),
     "no grid": (lambda: make_model("hf_siglip2"), PEAKS, "no convolution that cuts pictures"),
     "nothing left": (
         lambda: make_model("augreg"), with_(PEAKS, after=3), "after layer 3 nothing is left to skip"

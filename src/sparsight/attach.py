@@ -66,6 +66,11 @@ def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     if applied(model):
         raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
     plan, family = as_plan(what), family_of(model)
+    if any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError(
+            f"{plan.name} changes the pictures and not the model, so there is nothing to apply: compare "
+            "runs it beside others, sparsight.compare(model, images, [plan])"
+        )
     plan = resolve(plan, model, family)
     state = Applied(plan, family)
     try:

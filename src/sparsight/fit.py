@@ -92,9 +92,7 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     """The settings of one method for this model; PlanError if they do not suit it."""
     method, depth = method_of(config), len(family.blocks(model))
     if method.changes == "pictures":
-        raise PlanError(
-            f"{method.name} changes the pictures and not the model: there is nothing to apply"
-        )
+        return config
     if method.changes != "attention" and not family.has_blocks:
         raise PlanError(
             f"{type(config).__name__} works on whole blocks, which a family describes, and of this "
@@ -136,6 +134,8 @@ def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
     if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
         raise PlanError(f"the plan has {doubled[0]} twice: name all its layers in one")
     by_change: dict[str, list[Settings]] = {}
+    if len(kinds) > 1 and any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError("a lower resolution goes with no other method: it changes the pictures")
     for config in plan.methods:
         by_change.setdefault(method_of(config).changes, []).append(config)
     taking = by_change.get("block", [])

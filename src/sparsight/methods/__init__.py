@@ -102,7 +102,10 @@ MAP = "completion='map' is fitted on pictures: run sparsight.optimize"
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("lower-resolution", LowerResolution, "pictures"),
+        Method(
+            "lower-resolution", LowerResolution, "pictures", tensors=tensors.of_lower_resolution,
+            untrained=MAP, steps=("complete",),
+        ),
         Method(
             "sve", SVE, "attention", "sve.attention:SparseAttention", tensors.of_sve, untrained=MAP,
             provides=frozenset({"tokens", "attention", "class token", "grid"}),

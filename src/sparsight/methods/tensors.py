@@ -70,6 +70,18 @@ def of_early_exit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return found
 
 
+def of_lower_resolution(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The map after the last block, of a token and its neighbours."""
+    from sparsight.ops.grids import AROUND
+
+    blocks = family.blocks(model)
+    if config.completion == "none":
+        return {}
+    last = len(blocks) - 1
+    dim = family.dim(blocks[last])
+    return {last: {"map": (len(AROUND) * dim + 1, dim)}}
+
+
 def of_bypass(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     """Of each layer that tokens bypass, what the score reads, and the map."""
     blocks, found = family.blocks(model), Shapes()

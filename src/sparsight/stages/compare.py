@@ -121,8 +121,7 @@ def line_up(
         for settings in ladder:
             plan = as_plan(settings)
             try:
-                if known is None or known.changes != "pictures":
-                    plan = resolve(complete(bench, plan), model, bench.family)
+                plan = resolve(complete(bench, plan), model, bench.family)
                 entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
             except PlanError as error:
                 refusals.append(str(error))

@@ -10,6 +10,7 @@ from sparsight.methods.base import (
     Settings,
     at_layer,
     check_available,
+    check_everywhere,
     check_layers,
     fractions_text,
     layers_text,
@@ -59,6 +60,7 @@ class Bypass(Settings):
 
     def resolved(self, available: Layers, depth: int) -> Self:
         """With `layers` as numbers."""
+        check_everywhere(available, depth, "a bypass")
         usual = tuple(layer for layer in available if layer >= depth // 3 and layer % 2)
         layers = (usual or available[-1:]) if self.layers is None else self.layers
         check_available(layers, available, depth)

@@ -9,6 +9,7 @@ nothing follow, and no token sees them.
 import torch
 from torch import Tensor
 
+from sparsight.errors import SparsightError
 from sparsight.methods.merging import MergingBefore
 from sparsight.ops.merging import Groups, mutual_pairs
 
@@ -25,9 +26,11 @@ class PairsBlock(MergingBefore):
     def grouped(self, tokens: Tensor, there: Tensor) -> Groups:
         """The first of a pair goes on, and who has none."""
         prefix = self._sparsight.prefix
+        if tokens.is_meta:
+            raise SparsightError("how many pairs merge depends on the picture, and so does the work")
         pair = mutual_pairs(tokens[:, prefix:], there[:, prefix:]) + prefix
         places = torch.arange(tokens.shape[1], device=tokens.device)
-        into = torch.cat([places[:prefix].expand(len(tokens), -1), pair.minimum(places[prefix:])], 1)
+        into = torch.cat([places[:prefix].expand(tokens.shape[0], -1), pair.minimum(places[prefix:])], 1)
         goes_on = (into == places) & there
         number = goes_on.cumsum(1) - 1
         count = int(goes_on.sum(1).max())
