@@ -2,6 +2,8 @@
 
 import copy
 import itertools
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -296,6 +298,39 @@ def test_lattice_keys_are_those_of_the_grid(name):
     got = features(twin, images)
     assert close(got, behind(who, model, images))
     assert (got - dense).abs().max() > 1e-3 * dense.abs().max()
+
+
+def test_threads_copies_and_hooks_keep_their_own_grids():
+    model = sparsight.apply(make_model("augreg"), WINDOWS)
+    grids = {(4, 16): None, (8, 8): None, (16, 4): None}
+    images = {grid: make_images(model, batch=1, grid=grid) for grid in grids}
+    wanted = {grid: features(model, images[grid]) for grid in grids}
+    heard = []
+    model.patch_embed.proj.register_forward_hook(lambda *_: heard.append(1))
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(4):
+            for grid, got in zip(
+                grids, pool.map(lambda g: features(model, images[g]), grids), strict=True
+            ):
+                assert torch.equal(got, wanted[grid])
+    assert len(heard) == 12
+    twin = pickle.loads(pickle.dumps(copy.deepcopy(model)._modules["blocks"]))
+    assert [type(block.attn) for block in twin] == [type(block.attn) for block in model.blocks]
+    twin = copy.deepcopy(model)
+    sparsight.restore(model)
+    assert type(model.patch_embed.proj) is torch.nn.Conv2d
+    for grid in grids:
+        assert torch.equal(features(twin, images[grid]), wanted[grid])
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    grads = []
+    for checkpointing in (False, True):
+        model = sparsight.apply(make_model("augreg"), WINDOWS).train()
+        model.set_grad_checkpointing(checkpointing)
+        run_features(model, make_images(model)).square().mean().backward()
+        grads.append(model.patch_embed.proj.weight.grad)
+    assert close(*grads, tolerance=1e-4)
 
 
 NAFLEX = "has no convolution that cuts pictures into them"
