@@ -67,6 +67,11 @@ def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     if applied(model):
         raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
     plan, family = as_plan(what), family_of(model)
+    if any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError(
+            f"{plan.name} changes the pictures and not the model, so there is nothing to apply: compare "
+            "runs it beside others, sparsight.compare(model, images, [plan])"
+        )
     plan = resolve(plan, model, family)
     state = Applied(plan, family)
     try:
@@ -110,13 +115,13 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     }
     site = Site(
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
-        argument_names(place.module), place.shared,
+        argument_names(place.module), place.shared, place.grid,
     )  # fmt: skip
     if asks_projection(place.config):
         site.projection = family.projection(model, place.layer)
     if method.changes == "attention":
         site.settings = sdpa_settings(place.module)
-    change(place.module, method.change, site, tensors)
+    change(place.module, place.kind, site, tensors)
 
 
 def _undo(model: nn.Module, state: Applied) -> None:

@@ -109,7 +109,8 @@ def line_up(
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = bench.family.global_layers(model)
-    ranking = ranked_layers(bench) if layers and {"sve", COMBINED} & set(methods) else layers
+    ranked = {"sve", "local-attention", COMBINED} & set(methods)
+    ranking = ranked_layers(bench) if layers and ranked else layers
     for method in methods:
         known = METHODS.get(method)
         if known and known.changes != "pictures" and not bench.family.layers_with(known.needs, model):
@@ -120,8 +121,7 @@ def line_up(
         for settings in ladder:
             plan = as_plan(settings)
             try:
-                if known is None or known.changes != "pictures":
-                    plan = resolve(complete(bench, plan), model, bench.family)
+                plan = resolve(complete(bench, plan), model, bench.family)
                 entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
             except PlanError as error:
                 refusals.append(str(error))

@@ -41,7 +41,7 @@ def ways(model: nn.Module, size: tuple[int, int]) -> list[Way]:
     family, found = family_in(model), list[Way]()
     for name, method in METHODS.items():
         default = SVE(layers="all") if method.config is SVE else method.config()
-        way = Way(name, (default.completed(),))
+        way = Way(name, (default if method.changes == "pictures" else default.completed(),))
         if method.changes != "pictures" and not family.layers_with(method.needs, model):
             way.refused = UNFIT[method.needs].format(method=name, family=family.name)
         found.append(way)
