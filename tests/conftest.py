@@ -136,7 +136,7 @@ def model(request):
 
 # Stage by stage: pooling before blocks 1, 4 and 7; 5, 6 (adjacent) and 8 (of another width, on a grid
 # of odd sides) see all tokens; the windows do not divide the grids, so that they are padded.
-SAM2_STAGES, SAM2_GLOBAL, SAM2_WINDOWS = (1, 3, 3, 2), (5, 6, 8), (4, 4, 4, 3)
+SAM2_STAGES, SAM2_GLOBAL, SAM2_WINDOWS = (1, 3, 3, 2), (5, 6, 8), (4, 8, 4, 3)
 
 
 def make_timm_sam2(seed: int = 0, **changes) -> torch.nn.Module:

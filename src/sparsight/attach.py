@@ -101,8 +101,8 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
         argument_names(place.module), place.shared,
     )  # fmt: skip
-    if method.changes == "attention":
-        site.settings = sdpa_settings(place.module)
+    if method.changes == "attention" or method.needs == "windows":  # whose attention runs as it is
+        site.settings = sdpa_settings(family.parts.attention(family.blocks(model)[place.layer]))
     change(place.module, method.change, site, tensors)
 
 

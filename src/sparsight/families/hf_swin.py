@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sparsight.families.base import Family, runs_as
-from sparsight.families.hf import MODELS, PLACES, own_forward, project
+from sparsight.families.hf import MODELS, PLACES, own_forward
 from sparsight.families.parts import Parts
-from sparsight.families.windows import Nested, Windows
+from sparsight.families.windows import Nested, Windows, pairs
 
 SWIN = MODELS + "swin.modeling_swin."
 
@@ -41,7 +41,7 @@ FAMILY = Family(
     examples="Swin (v1), and the backbone in its classifiers",
     kinds=(SWIN + "SwinModel",),
     refused="Swin v2, which normalises after its attention and compares by cosines; stages with an odd "
-    "number of blocks; attention dropout; `SwinBackbone`, which returns maps of several stages",
+    "number of blocks; `SwinBackbone`, which returns maps of several stages",
     requirements=(
         own_forward(SWIN + "SwinModel"),
         (
@@ -60,10 +60,6 @@ FAMILY = Family(
             "larger than a window (load the model again)",
             lambda m: all(wanted == found for wanted, found in _shifts(m)),
         ),
-        (
-            "attention without dropout",
-            lambda m: all(b.attention.attention_dropout == 0 for b in _blocks(m)),
-        ),
     ),
     blocks=_blocks,
     prefix_tokens=lambda m: 0,
@@ -73,18 +69,16 @@ FAMILY = Family(
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
         attention=lambda block: block.attention,
-        qkv=project,
-        merge=lambda attn, out, h: attn.o_proj(out.flatten(2)),
         residual=lambda block, x, y: x + block.drop_path(block.dropout(y)),
         mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
     ),
     is_global=lambda block: False,
     windows=Windows(
-        stages=lambda m: tuple(len(stage.blocks) for stage in m.encoder.layers),
+        stages=lambda m: pairs(len(stage.blocks) for stage in m.encoder.layers),
         size=lambda block: (block.window_size, block.window_size),
         shift=_shift,
         rolls_first=False,
-        bias=lambda block: block.attention.relative_position_bias()[0],
+        attend=lambda block, h, mask: block.attention(h, mask)[0],
         mask=lambda block, grid, tokens: block.get_attn_mask(*grid, tokens.dtype, tokens.device),
         grid=lambda x, host: tuple(host["input_dimensions"]),
         result=lambda tokens, x: (tokens, None),

@@ -34,7 +34,10 @@ def lay_out(
         return Layout(shift, table, is_padded, None, None)
     # Tokens from opposite edges meet in the last row and column of windows, and nowhere else.
     corners = torch.tensor([0, across - 1, (down - 1) * across, down * across - 1], device=x.device)
-    masks = windows.mask(block, (down * size[0], across * size[1]), x).index_select(0, corners)
+    masks = windows.mask(block, (down * size[0], across * size[1]), x)
+    if masks is None:
+        return Layout(shift, table, is_padded, None, None)
+    masks = masks.index_select(0, corners)
     is_last = [torch.arange(count, device=x.device) == count - 1 for count in (down, across)]
     kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
     return Layout(shift, table, is_padded, masks, kind)
