@@ -14,6 +14,7 @@ import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
 from sparsight.families import encoder_in, family_of, sites
+from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
 from sparsight.ops.segments import Segment, segments_of
@@ -25,8 +26,15 @@ TOLERANCE = 1e-5  # relative, float32: the same sums, grouped otherwise
 EXACT = sparsight.SVE(layers="all", keep=1 / 8, score="exact", min_tokens=0)
 
 
+# Of towers that have them in one of their two layers, in tokens
+BIASED = ("sam", "sam_hq", "samvit", "deepseek_ocr2")  # by rows and columns
+WINDOWS = {"qwen2_5_vl": 64, "sam3": 16} | dict.fromkeys(BIASED, 16)
+
+
 class Reference(TorchFunctionMode):
     """Every call on more than `above` tokens by Eq. 3-9 as they stand, with a map of N x N.
+
+    A mask is a bias, unless `pieces` tell what it keeps apart.
 
     `pieces` are the pictures (row, start, stop) that a mask keeps apart.
     """
@@ -41,17 +49,22 @@ class Reference(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def attend(self, q, k, v, attn_mask=None, *_, scale=None, **__):
+        if q.ndim == 3:  # heads and a batch of one, together
+            one, more = (x[None] for x in (q, k, v)), None if attn_mask is None else attn_mask[None]
+            return self.attend(*one, more, scale=scale)[0]
         if (len(q) != 1 and self.pieces is None) or q.shape[2] <= self.above or k.shape[2] != q.shape[2]:
             return F.scaled_dot_product_attention(q, k, v, attn_mask, scale=scale)
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         out = torch.zeros(*q.shape[:3], v.shape[3])
         for row, start, stop in self.pieces or [(slice(None), 0, q.shape[2])]:
-            out[row, :, start:stop] = self.masked(*(x[row, :, start:stop] for x in (q, k, v)), scale)
+            one = (x[row, :, start:stop] for x in (q, k, v))
+            bias = 0 if self.pieces or attn_mask is None else attn_mask
+            out[row, :, start:stop] = self.masked(*one, scale, bias)
         return out
 
-    def masked(self, q, k, v, scale):
+    def masked(self, q, k, v, scale, bias):
         n = q.shape[2]
-        scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale) + bias
         average = scores.softmax(-1).mean((1, 2))
         average[:, : self.prefix] = torch.inf
         kept = average.topk(kept_count(n, 1 / 8, self.prefix), 1).indices
@@ -78,8 +91,8 @@ def test_every_layout_equals_the_masked_reference_and_is_restored(name):
     keys, dense = list(model.state_dict()), run_features(model, images)
     layers = family.global_layers(model)
     assert family.name == "sites"
-    assert len(layers) == {"qwen2_5_vl": 1, "sam3": 1}.get(name, 2)  # the other one has windows
-    windows = {"qwen2_5_vl": 64, "sam3": 16}.get(name, 0)  # tokens
+    windows = WINDOWS.get(name, 0)  # tokens
+    assert len(layers) == (1 if windows else 2)  # the other one has windows
     sparsight.apply(model, EXACT.model_copy(update={"keep": 1.0}))
     assert torch.equal(run_features(model, images), dense)
     sparsight.restore(model)
@@ -166,6 +179,25 @@ def test_padded_rows_of_naflex_are_sparse_within_their_lengths_also_with_maps():
     for row, (rows, columns) in enumerate(sides):
         close(together[row, : rows * columns], run(slice(row, row + 1), rows * columns)[0])
     assert not dense_calls(model)
+
+
+@pytest.mark.parametrize("name", BIASED)
+@torch.no_grad()
+def test_a_bias_of_rows_and_columns_is_never_made_for_all_pairs(name, monkeypatch):
+    model = make_site(name)
+    images = noise(model, (64, 96 if name == "samvit" else 64)).repeat(
+        2, 1, 1, 1
+    )  # others take one size
+    images[1] *= 0.5
+    config = EXACT.model_copy(update={"score": "sampled", "sample_every": 4, "completion": "map"})
+    sparsight.apply(model, plan_of(model, config))
+    monkeypatch.setattr(Decomposed, "sum", None)  # which would make it
+    together = run_features(model, images)
+    assert not dense_calls(model)
+    for row in (0, 1):
+        close(together[row], run_features(model, images[row : row + 1])[0])
+    sparsight.restore(model)
+    assert not torch.equal(run_features(model, images), together)
 
 
 @torch.no_grad()
@@ -276,11 +308,11 @@ def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch
     monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
     first = family_in(model)
     assert family_in(model).found is first.found
-    assert len(runs) == 1
+    assert len(runs) == 2  # at the model's own size and at half of it
     name, part = next((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
     model.set_submodule(name, copy.deepcopy(part))
     assert family_in(model).found == first.found
-    assert len(runs) == 2
+    assert len(runs) == 4
 
 
 @pytest.mark.parametrize(
@@ -295,7 +327,7 @@ def test_what_needs_blocks_says_so(settings):
 
 def test_a_bias_or_what_cannot_be_run_is_refused_by_name():
     biased = make_site("beit", use_relative_position_bias=True)
-    with pytest.raises(UnsupportedModelError, match="adds a bias to every pair of query and key"):
+    with pytest.raises(UnsupportedModelError, match="adds a bias or a mask to every pair of query"):
         family_of(biased)
     model = make_site("aimv2")
     model.encoder.forward = lambda **_: 1 / 0

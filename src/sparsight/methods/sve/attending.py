@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.errors import SparsightError
 from sparsight.families.calls import like_query_heads, scaled_query
+from sparsight.families.decomposed import Decomposed
 from sparsight.methods.site import Site
 from sparsight.ops.attention import sparse_attention
 from sparsight.ops.segments import Segment, segments_of
@@ -34,13 +35,14 @@ class Attending:
         self.led = self.site.shared.take(x, self.site.layer) if module.follows else ()
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0,
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         """In the place of `scaled_dot_product_attention`."""
         (b, heads), n = q.shape[:2], q.shape[-2]
         at, self.at, self.calls = self.at, self.at + b * n, self.calls + 1
-        parts = self.pictures(q, k, attn_mask, is_causal)
+        bias = attn_mask if isinstance(attn_mask, Decomposed) else None
+        parts = self.pictures(q, k, attn_mask if bias is None else None, is_causal)
         counts = [self.module.counts(part.stop - part.start) for part in parts]
         whole = zip(parts, counts, strict=True)
         if not any(self.module.pays(part.stop - part.start, kept) for part, kept in whole):
@@ -56,8 +58,8 @@ class Attending:
                 "output_attentions, or restore the model first"
             )
         k, v = like_query_heads(k, heads), like_query_heads(v, heads)
-        if attn_mask is None:
-            return self.attended(q, k, v, at, n, counts[0], dropout_p, scale).transpose(1, 2)
+        if attn_mask is None or bias is not None:
+            return self.attended(q, k, v, at, n, counts[0], dropout_p, scale, bias).transpose(1, 2)
         out = q.new_zeros(b, n, heads, v.shape[3])  # where a token sees nothing
         for (row, start, stop, last), kept in zip(parts, counts, strict=True):
             rows = slice(None) if row is None else slice(row, row + 1)
@@ -83,11 +85,11 @@ class Attending:
 
     def attended(
         self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, counts: tuple[int, int],
-        dropout: float, scale: float | None,
+        dropout: float, scale: float | None, bias: Decomposed | None = None,
     ) -> Tensor:  # fmt: skip
         """Of pictures with the tokens of `k`, beginning at the place `at` of x; (b, n, heads, d).
 
-        Queries beyond those tokens are padding.
+        Queries beyond those tokens are padding; none are where there is a bias.
         """
         b, _, n, _ = k.shape
         if q.shape[2] > n:
@@ -98,15 +100,17 @@ class Attending:
             self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
             return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
         queries, keys = counts
-        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale)
+        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale, bias)
         self.ranked.append((ranked, n))
         self.seers.append((ranked[:, :queries], stride, at))
         self.skipped = True
-        return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout)
+        added = None if bias is None else bias.between
+        return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout, added)
 
     def ranking(
-        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None
-    ) -> Tensor:
+        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None,
+        bias: Decomposed | None,
+    ) -> Tensor:  # fmt: skip
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         b, _, n, _ = k.shape
         if self.module.follows:
@@ -125,6 +129,9 @@ class Attending:
                 h = rows[at : at + b * n].view(b, n, -1)
             else:
                 h = torch.stack([rows[at + row * stride :][:n] for row in range(b)])
+        if bias is not None:
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            q, k = bias.widened(q, k, scale)
         ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, counts)
         return ranked
 

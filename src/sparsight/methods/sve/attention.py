@@ -57,7 +57,7 @@ class SparseAttention(Change):
     def attended(self, x: Any, host: dict[str, Any]) -> tuple[Any, Attending]:
         """The host's result with sparse attention, and what was done for it."""
         run = Attending(self, x, bool(host.get("output_attentions")) or wants_maps(self))
-        with with_settings(self, self._sparsight.settings), Caught(run):
+        with with_settings(self, self._sparsight.settings), Caught(run, self):
             result = self.dense(x, **host)
         run.finished()
         return result, run
