@@ -8,7 +8,7 @@ from sparsight.families.windows import Nested, Windows, pairs
 SWIN = "timm.models.swin_transformer."
 
 
-def _blocks(m):
+def blocks_of(m):
     return Nested([stage.blocks for stage in m.layers])
 
 
@@ -18,19 +18,12 @@ def _mask(block, grid, tokens):
     return block.get_attn_mask(tokens.new_empty(1, *grid, 1))
 
 
-FAMILY = Family(
-    name="timm_swin",
-    library="timm",
-    verified_with="1.0.31",
-    examples="Swin (v1) and S3",
-    kinds=(SWIN + "SwinTransformer",),
-    sparse="windows, in any stage (SparseViT)",
-    refused="Swin v2, which normalises after its attention and compares by cosines; stages with an odd "
-    "number of blocks",
-    requirements=(
+def requirements(block: str):
+    """What must hold of a Swin whose blocks are of the class `block`."""
+    return (
         (
-            "Swin's own blocks (timm's SwinTransformerBlock)",
-            lambda m: all(runs_as(b, SWIN + "SwinTransformerBlock") for b in _blocks(m)),
+            f"Swin's own blocks (timm's {block.rpartition('.')[2]})",
+            lambda m: all(runs_as(b, block) for b in blocks_of(m)),
         ),
         (
             "an even number of blocks in every stage, regular and shifted in turn",
@@ -41,8 +34,19 @@ FAMILY = Family(
                 for stage in m.layers
             ),
         ),
-    ),
-    blocks=_blocks,
+    )
+
+
+FAMILY = Family(
+    name="timm_swin",
+    library="timm",
+    verified_with="1.0.31",
+    examples="Swin (v1) and S3",
+    kinds=(SWIN + "SwinTransformer",),
+    sparse="windows, in any stage (SparseViT)",
+    refused="stages with an odd number of blocks",
+    requirements=requirements(SWIN + "SwinTransformerBlock"),
+    blocks=blocks_of,
     dim=lambda block: block.dim,
     prefix_tokens=lambda m: 0,
     patch_px=lambda m: tuple(m.patch_embed.patch_size),
@@ -53,7 +57,7 @@ FAMILY = Family(
         residual=lambda block, x, y: x + block.drop_path1(y),
         mlp=lambda block, x: x + block.drop_path2(block.mlp(block.norm2(x))),
     ),
-    features=lambda m, images: final_tokens(m, images, SWIN + "SwinTransformer", _blocks(m)).flatten(
+    features=lambda m, images: final_tokens(m, images, SWIN + "SwinTransformer", blocks_of(m)).flatten(
         1, 2
     ),
     is_global=lambda block: False,

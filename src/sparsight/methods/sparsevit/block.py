@@ -162,7 +162,7 @@ class WindowBlock(Change):
         size, shift = windows.size(self), windows.shift(self, grid)
         if torch.compiler.is_compiling():  # it becomes constants of the graph
             return lay_out(self, windows, x, grid, size, shift)
-        key, kept = (grid, size, shift, x.device), site.shared
+        key, kept = (grid, size, shift, x.device, x.dtype), site.shared
         if kept is None or kept[0] != key:  # replicas on several devices share the site
             with torch.inference_mode(False):  # training may come after inference
                 site.shared = kept = (key, lay_out(self, windows, x, grid, size, shift))

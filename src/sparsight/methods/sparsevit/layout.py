@@ -26,7 +26,7 @@ def lay_out(
     block: Any, windows: Windows, x: Tensor, grid: tuple[int, int], size: tuple[int, int],
     shift: tuple[int, int],
 ) -> Layout:  # fmt: skip
-    """For a map of `grid` in windows of `size`, on the device of the block's input `x`."""
+    """For a map of `grid` in windows of `size`, on the device and in the dtype of the block's input `x`."""
     table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
     down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
     is_padded = (down * size[0], across * size[1]) != grid
@@ -37,7 +37,7 @@ def lay_out(
     masks = windows.mask(block, (down * size[0], across * size[1]), x)
     if masks is None:
         return Layout(shift, table, is_padded, None, None)
-    masks = masks.index_select(0, corners)
+    masks = masks.to(x).index_select(0, corners)
     is_last = [torch.arange(count, device=x.device) == count - 1 for count in (down, across)]
     kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
     return Layout(shift, table, is_padded, masks, kind)

@@ -63,7 +63,11 @@ def notes(model: nn.Module, family: Family) -> list[str]:
     found, blocks = [], family.blocks(model)
     for layer, block in enumerate(blocks):
         names = ("attention", "mlp", "block") if family.has_blocks else ("attention",)
-        parts = {part: family.parts.changed(block, part) for part in names}
+        parts = {
+            part: family.parts.changed(block, part)
+            for part in names
+            if part != "mlp" or hasattr(block, part)
+        }
         try:
             for part, module in parts.items():
                 check_changeable(module, f"the {part} of layer {layer}")
