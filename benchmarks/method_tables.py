@@ -170,7 +170,7 @@ def _exports(method: Method) -> str:
 
 def _hosts(method: Method) -> str:
     if method.needs == "windows":
-        return "Swin"
+        return "Swin, Swin v2, SAM 2"
     return {
         "attention": "every model that attends", "mlp": "all families but Swin", "block": "plain ViTs",
     }.get(method.changes, "every model")  # fmt: skip

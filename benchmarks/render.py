@@ -56,6 +56,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling": ("scaling-cpu.json", speed.scaling),
     "preparing": ("preparing-cpu.json", speed.preparing),
     "sam2": ("sam2-cpu.json", other.sam2),
+    "sam2-windows": ("sam2-windows-cpu.json", other.sam2_windows),
     "salience": ("salience-cpu.json", other.salience),
     "salience-learning": ("salience-cpu.json", other.salience_learning),
     "memory": ("memory-cpu.json", other.memory),

@@ -14,7 +14,7 @@ from sparsight.methods import METHODS
 from sparsight.ops.grids import regrid
 from sparsight.plan import Plan
 from sparsight.stages.arm import Arm, arm_of
-from sparsight.stages.compare import COMBINED, combined, compare, line_up
+from sparsight.stages.compare import COMBINED, WITH_WINDOWS, combined, compare, line_up, with_windows
 
 
 def test_a_lower_resolution_is_the_model_on_a_smaller_picture_with_enlarged_features():
@@ -136,8 +136,9 @@ def test_compare_has_a_row_for_every_method_that_fits():
     assert {"dense", "lower-resolution", "tome", "cls-topk", "sve", COMBINED} <= found
     assert {"mlp-routing", "early-exit", "bypass", "density-peaks", "mutual-pairs"} <= found
     assert "local-attention" in found
-    assert found - {"dense", COMBINED} | result["left_out"].keys() == METHODS.keys()
-    assert set(result["left_out"]) == {"spot", "sparsevit"}
+    assert found - {"dense", COMBINED} | result["left_out"].keys() == METHODS.keys() | {WITH_WINDOWS}
+    assert set(result["left_out"]) == {"spot", "sparsevit", WITH_WINDOWS}
+    assert result["left_out"][WITH_WINDOWS] == "the model has no layers for both"
     assert result["left_out"]["spot"] == "needs training: give a run of it"
     dense = rows[0]
     assert (dense["method"], dense["speedup"], dense["relative_error"]) == ("dense", 1.0, 0.0)
@@ -180,7 +181,13 @@ def test_methods_are_combined_from_mild_to_hard_and_by_a_bound_on_the_error():
     assert kept == sorted(kept, reverse=True)
     assert {row.bound for row in leaving} == {None}
     assert bounded.bound == "calibrated"
-    assert combined(make_timm_sam2(), (5, 6, 8)) == []  # tokens cannot leave where there are windows
+    hiera = make_timm_sam2()
+    assert combined(hiera, (5, 6, 8)) == []  # tokens cannot leave where there are windows
+    rows = with_windows(hiera, (5, 6, 8))
+    assert {sve.layers for sve, _ in rows} == {(5, 6, 8)}
+    assert [sve.keep for sve, _ in rows] == sorted((sve.keep for sve, _ in rows), reverse=True)
+    assert [windows.sparsity for _, windows in rows] == sorted(windows.sparsity for _, windows in rows)
+    assert with_windows(make_model("augreg"), (0, 1)) == []
 
 
 def test_a_completed_method_that_pictures_do_not_determine_is_left_out_with_the_reason():

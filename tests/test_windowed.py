@@ -158,9 +158,12 @@ def test_all_means_the_global_layers_and_windowed_ones_are_refused(model):
     assert applied(model) is None
 
 
-def test_an_encoder_without_global_blocks_is_refused():
-    with pytest.raises(sparsight.UnsupportedModelError, match="block with global attention"):
-        family_of(make_timm_sam2(global_att_blocks=()))
+def test_an_encoder_without_global_blocks_can_drop_windows_alone():
+    model = make_timm_sam2(global_att_blocks=())
+    with pytest.raises(sparsight.PlanError, match="SVE needs global attention"):
+        sparsight.apply(model, sparsight.SVE(layers="all"))
+    sparsight.apply(model, sparsight.SparseViT(sparsity=0.3))
+    assert features(model, make_images(model)).isfinite().all()
     # Block 7 pools its queries: it has no window and cannot become sparse all the same.
     model = make_timm_sam2(global_att_blocks=(7, 8))
     assert family_of(model).global_layers(model) == (8,)

@@ -119,8 +119,8 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     )  # fmt: skip
     if asks_projection(place.config):
         site.projection = family.projection(model, place.layer)
-    if method.changes == "attention":
-        site.settings = sdpa_settings(place.module)
+    if method.changes == "attention" or method.needs == "windows":  # whose attention runs as it is
+        site.settings = sdpa_settings(family.parts.attention(family.blocks(model)[place.layer]))
     change(place.module, place.kind, site, tensors)
 
 

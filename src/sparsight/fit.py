@@ -19,8 +19,8 @@ from sparsight.scores import NEEDS, SCORES
 UNFIT = {  # by what a method needs
     "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
     "SparseViT",
-    "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
-    "method for global attention, such as SVE",
+    "windows": "{method} drops windows, and no block of {family} attends within windows: use a method "
+    "for global attention, such as SVE",
 }
 
 

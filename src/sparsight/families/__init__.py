@@ -10,10 +10,12 @@ from sparsight.families import (
     hf_sam2,
     hf_siglip,
     hf_swin,
+    hf_swin_v2,
     hf_vit,
     timm_eva,
     timm_sam2,
     timm_swin,
+    timm_swin_v2,
     timm_vit,
 )
 from sparsight.families.base import Family
@@ -31,6 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     timm_eva.FAMILY,
     timm_sam2.FAMILY,
     timm_swin.FAMILY,
+    timm_swin_v2.FAMILY,
     hf_vit.FAMILY,
     hf_dinov2.FAMILY,
     hf_dinov3.FAMILY,
@@ -38,6 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     hf_siglip.FAMILY,
     hf_sam2.FAMILY,
     hf_swin.FAMILY,
+    hf_swin_v2.FAMILY,
 )
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")

@@ -170,8 +170,8 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "sparsevit", SparseViT, "block", "sparsevit.block:WindowBlock", tensors.of_sparsevit,
-            untrained=MAP, needs="windows", provides=frozenset({"tokens", "map"}), by_parts=True,
-            fit=sparsevit.fit, steps=("complete", "adapt"),
+            untrained=MAP, needs="windows", provides=frozenset({"tokens", "map"}), fit=sparsevit.fit,
+            steps=("complete", "adapt"),
         ),
     )
 }  # fmt: skip

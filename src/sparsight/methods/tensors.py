@@ -131,7 +131,7 @@ def of_sparsevit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     blocks, found = family.blocks(model), Shapes()
     if config.completion == "last":
         return found
-    for layer in config.changed_layers(tuple(range(len(blocks)))):
+    for layer in config.changed_layers(()):
         dim = family.dim(blocks[layer])
         own = SCORES[config.score].tensors(dim) if config.leads(layer) else {}
         found[layer] = own | {"map": (dim + 1, dim)}

@@ -2,7 +2,6 @@
 
 import copy
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -104,7 +103,7 @@ def arm_of(model: nn.Module, plan: Plan, resolution: tuple[int, int]) -> Arm:
         family, same = family_in(changed), {}
         if family.windows is not None:  # they would shrink with the picture
             blocks = family.blocks(changed)
-            firsts = accumulate(family.windows.stages(changed)[:-1], initial=0)
+            firsts = [units[0][0] for units in family.windows.stages(changed)]
             same["window_size"] = [family.windows.size(blocks[layer]) for layer in firsts]
         changed.set_input_size(img_size=arm.size_of(resolution), **same)  # type: ignore[operator]
     return arm
