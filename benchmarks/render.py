@@ -16,6 +16,7 @@ from typing import Any
 
 import coverage_tables as coverage
 import encode_tables as encode
+import method_tables
 import other_tables as other
 import plots
 import quality_tables as quality
@@ -38,6 +39,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "compare-demo": ("compare-demo.json", quality.comparison),
     "search-demo": ("search-demo.json", quality.front),
     "camvid": ("camvid-cpu.json", quality.camvid),
+    "scores": ("scores-cpu.json", quality.demo),
     "spot": ("spot-cpu.json", quality.spot),
     "swin": ("swin-cpu.json", quality.swin),
     "swin-ranking": ("swin-cpu.json", quality.swin_ranking),
@@ -54,6 +56,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "scaling": ("scaling-cpu.json", speed.scaling),
     "preparing": ("preparing-cpu.json", speed.preparing),
     "sam2": ("sam2-cpu.json", other.sam2),
+    "sam2-windows": ("sam2-windows-cpu.json", other.sam2_windows),
     "salience": ("salience-cpu.json", other.salience),
     "salience-learning": ("salience-cpu.json", other.salience_learning),
     "quantised": ("quantised-cpu.json", other.quantised),
@@ -80,14 +83,20 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
+# From the package itself
+REGISTRIES: dict[str, Callable[[], str]] = {
+    "families": other.families, "methods": method_tables.methods, "score-registry": method_tables.scores,
+}  # fmt: skip
+
+
 class NoTable(Exception):
     """Why there is none."""
 
 
 def table(name: str, results: Path) -> str:
     """One table; NoTable if its result is missing or another than it reads."""
-    if name == "families":
-        return other.families()
+    if name in REGISTRIES:
+        return REGISTRIES[name]()
     if name not in TABLES:
         raise NoTable(f"no table is called {name!r}")
     file, made = TABLES[name]

@@ -14,7 +14,7 @@ from sparsight.inplace import is_changed
 SVE, EXIT = sparsight.SVE, sparsight.EarlyExit
 TAKING = {  # methods that take tokens out of the blocks of a model of four
     "early-exit": EXIT(after=(1,)), "tome": sparsight.ToMe(), "cls-topk": sparsight.ClsTopK(stages=(2,)),
-    "spot": sparsight.SPOT(stages=(2,)),
+    "spot": sparsight.SPOT(stages=(2,)), "asvit": sparsight.ASViT(stages=(3,), budget=0.9),
 }  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def test_each_method_changes_its_own_modules_and_all_come_back(kind):
     model = make_model("augreg")
     images, before = make_images(model), facts(model)
     dense = features(model, images)
-    first = {"spot": 0, "early-exit": 2, "cls-topk": 2}[kind]  # layer that is changed for it
+    first = {"spot": 0, "early-exit": 2, "cls-topk": 2, "asvit": 2}[kind]  # layer that is changed for it
     methods = [TAKING[kind], sparsight.MLPRouting(layers=(1, 3))]
     if first:
         methods.append(SVE(layers=(0, 1)))

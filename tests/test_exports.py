@@ -143,6 +143,15 @@ PLANS = {
     ),
     "leaving": (SVE.model_copy(update={"score": "linear"}), LEAVING),
     "pruning": (sparsight.ClsTopK(stages=(1,), min_tokens=0),),
+    "pruning by several layers": (
+        sparsight.ClsTopK(stages=(1,), score="vtc-cls", history=2, min_tokens=0),
+    ),
+    "moved": (
+        sparsight.SVE(layers=(0,), keep=1 / 2, score="contribution", min_tokens=0, sample_every=4),
+        sparsight.EarlyExit(
+            after=(0,), keep=1 / 2, score="contribution-bound", sample_every=4, min_tokens=0
+        ),
+    ),
 }
 
 
@@ -264,6 +273,8 @@ REFUSED = {
     "compiled": (compiled, {}, "is compiled"),
     "tome": (None, {"what": sparsight.ToMe()}, "ToMe does not export"),
     "spot": (None, {"what": sparsight.SPOT()}, "SPOT does not export"),
+    "pairs": (None, {"what": sparsight.MutualPairs()}, "depends on the picture"),
+    "peaks": (None, {"what": sparsight.DensityPeaks()}, "DensityPeaks does not export"),
     "exact": (None, {"what": sparsight.SVE(layers=(0,), score="exact")}, "score='sampled' exports"),
     "bound": (
         None, {"what": sparsight.EarlyExit(score="map-error", bound="calibrated")}, "keep=... exports",
@@ -297,6 +308,28 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(formats.base, "find_spec", lambda name: None)
     with pytest.raises(SparsightError, match=r"pip install 'sparsight\[openvino\]'"):
         sparsight.export(small(), SVE, tmp_path, "openvino", sizes=[(160, 144)])
+
+
+PLACES = {
+    "windows": sparsight.LocalAttention(size=4, min_tokens=30),
+    "stripes": sparsight.LocalAttention(pattern="stripes", size=3, min_tokens=30),
+    "lattice": SVE.model_copy(update={"score": "lattice"}),
+}
+BYPASS = sparsight.Bypass(layers=(1,), min_tokens=30)
+
+
+@pytest.mark.parametrize("kind", [*PLACES, "bypass"])
+def test_patterns_leave_for_one_size_each_and_a_bypass_for_many(kind, tmp_path):
+    model = small()
+    plan = plan_of(model, PLACES.get(kind, BYPASS))
+    if kind in PLACES:
+        with pytest.raises(SparsightError, match="laid out for one size of picture"):
+            sparsight.export(model, plan, tmp_path, "pt2", sizes=RANGE, dynamic=True)
+    (file,) = sparsight.export(
+        model, plan, tmp_path, "pt2", images=pictures(1),
+        **({"sizes": [(160, 144)]} if kind in PLACES else {"sizes": RANGE, "dynamic": True}),
+    )  # fmt: skip
+    assert file.suffix == ".pt2"  # which is compared with PyTorch before it is handed out
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from sparsight.methods.base import (
     layers_text,
     listed,
 )
+from sparsight.scores import ScoreName
 
 
 class MLPRouting(Settings):
@@ -26,7 +27,7 @@ class MLPRouting(Settings):
 
     layers: Layers | Literal["all"] = "all"
     keep: Fractions = 1 / 4
-    score: Literal["standout", "magnitude", "map-error"] = "standout"
+    score: ScoreName = "standout"
     completion: Literal["last", "map"] = "map"
 
     @field_validator("layers", "keep", mode="before")
