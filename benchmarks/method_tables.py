@@ -20,6 +20,9 @@ OWN, UNKNOWN = "ours", "not measured"
 PAPERS = {  # by method or score
     "lower-resolution": "-", "sve": "SVE", "spot": "SPOT",
     "sparsevit": "SparseViT, 2303.17605", "tome": "ToMe, 2210.09461", "cls-topk": "EViT, 2202.07800",
+    "local-attention": "JetViT, 2605.26636, and SparseSAM-style, 2605.17633",
+    "bypass": "ToSA-style, 2406.08816", "density-peaks": "idea of AiluRus, 2311.01197",
+    "mutual-pairs": "MPM-style, 2604.05718",
     "asvit": "AS-ViT, 2209.13802", "exact": "SVE", "sampled": OWN, "linear": "SVE",
     "class-attention": "EViT, 2202.07800", "vtc-cls": "VTC-CLS, 2412.05819",
     "as-vit": "AS-ViT, 2209.13802", "contribution": "criterion of CAPA, 2602.00247",
@@ -42,12 +45,20 @@ WORDS = {  # of scores
     "relevance": "a trained network of the token and of attention statistics",
     "diversity": "greedy max-sum: next is the token of the least sum of cosines with those chosen",
     "diversity-rounds": "the same in 16 rounds of several tokens each",
+    "lattice": "none: tokens at even distances of the grid",
     "transport": "what a token supplies in an optimal transport to the tokens after an attention",
 }
 LEFT = {  # in the place of what is skipped, where there is no choice
     "lower-resolution": "enlarged features", "tome": "the group's value", "cls-topk": "last value",
 }  # fmt: skip
-RANKS = {"asvit": "as-vit", "spot": "relevance", "tome": "likeness of keys"}  # without a choice
+RANKS = {
+    "local-attention": "places",
+    "density-peaks": "density and distance",
+    "mutual-pairs": "likeness of tokens",
+    "asvit": "as-vit",
+    "spot": "relevance",
+    "tome": "likeness of keys",
+}  # without a choice
 MEASURED = ("compare-demo.json", "swin-cpu.json")  # the first that has a method tells
 POINT = 0.01  # of mIoU: what a row may lose to be the one that is shown
 SIZES: dict[str, Any] = {"smallest": (256, 256), "patch_px": (16, 16)}
@@ -122,7 +133,12 @@ def _left(method: Method) -> str:
     field = method.config.model_fields.get("completion")
     if field is None:
         return LEFT.get(method.name, "-")
-    words = {"none": "nothing", "last": "last value", "map": "linear map"}
+    words = {
+        "none": "nothing",
+        "last": "last value",
+        "map": "linear map",
+        "residual": "the group's value and a token's own rest",
+    }
     choices = sorted(get_args(field.annotation), key=lambda choice: choice != field.default)
     return " or ".join(words[choice] for choice in choices)
 
@@ -154,7 +170,7 @@ def _exports(method: Method) -> str:
 
 def _hosts(method: Method) -> str:
     if method.needs == "windows":
-        return "Swin"
+        return "Swin, Swin v2, SAM 2"
     return {
         "attention": "every model that attends", "mlp": "all families but Swin", "block": "plain ViTs",
     }.get(method.changes, "every model")  # fmt: skip

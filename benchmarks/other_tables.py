@@ -26,6 +26,21 @@ def sam2(result: dict[str, Any]) -> str:
     )
 
 
+def sam2_windows(result: dict[str, Any]) -> str:
+    """The same with windows dropped, of several models."""
+    header = ["model", "", "latency", "speedup", "GFLOPs", "FLOP limit"]
+    lines = [
+        [
+            row["model"] if row["arm"].startswith("dense") else "", row["arm"],
+            f"{row['latency_ms'] / 1e3:.2f} s", f"{row['speedup']:.2f}x", f"{row['gflops']:.0f}",
+            f"{row['limit']:.2f}x",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p, size = result["protocol"], result["rows"][0]["resolution"]
+    return setting(p, size, "random weights: only speed is meant") + "\n\n" + rows(header, lines)
+
+
 def memory(result: dict[str, Any]) -> str:
     header = ["resolution", "tokens", "peak above the model", "one full attention map"]
     lines = [

@@ -24,6 +24,7 @@ SUITE = {  # script -> its result, which says itself what it was made from: the 
     "preparing.py": "preparing-cpu",
     "memory.py": "memory-cpu",
     "sam2.py": "sam2-cpu",
+    "sam2_windows.py": "sam2-windows-cpu",
     "crossover.py": "crossover-cpu",
 }
 QUALITY = {  # result -> commands that make it, with all of the package
@@ -39,6 +40,7 @@ QUALITY = {  # result -> commands that make it, with all of the package
         "sparsight optimize demo --max-loss 1 --max-images 32 --out runs/search",
         "cp runs/search/front.json benchmarks/results/search-demo.json",
     ),
+    "patterns-cpu": ("python benchmarks/patterns.py",),
     "compare-demo": ("sparsight compare demo --json benchmarks/results/compare-demo.json",),
 }
 

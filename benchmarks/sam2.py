@@ -80,8 +80,10 @@ def clocked(model: nn.Module, call: Callable[[], Any], spent: list[float]) -> Ca
     return run
 
 
-def measured(models: dict[str, nn.Module], picture: Tensor, repeats: int) -> list[dict[str, Any]]:
-    """One resolution: a row for each arm."""
+def measured(
+    models: dict[str, nn.Module], picture: Tensor, repeats: int, model: str
+) -> list[dict[str, Any]]:
+    """One resolution of `model`: a row for each arm."""
     spent: dict[str, list[float]] = {arm: [] for arm in models}
     calls = {
         arm: clocked(model, lambda m=model: family_in(m).features(m, picture), spent[arm])
@@ -89,7 +91,7 @@ def measured(models: dict[str, nn.Module], picture: Tensor, repeats: int) -> lis
     }
     resolution = name(tuple(picture.shape[2:]))
     with fused(*(model for arm, model in models.items() if arm != "dense, transformers")):
-        times = timing.interleave(calls, repeats, picture.device, f"{MODEL} {resolution}")
+        times = timing.interleave(calls, repeats, picture.device, f"{model} {resolution}")
         rows = [
             {"resolution": resolution, "arm": arm}
             | timing.summary(times[arm])
@@ -119,7 +121,7 @@ if __name__ == "__main__":
     rows = []
     for size in arguments.sizes:
         rows += measured(
-            models_on(device), torch.randn(1, 3, size, size, device=device), arguments.repeats
+            models_on(device), torch.randn(1, 3, size, size, device=device), arguments.repeats, MODEL
         )
         result = {  # written after each resolution: what was measured is not lost to an interrupt
             "protocol": timing.protocol(

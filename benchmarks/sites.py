@@ -1,8 +1,8 @@
 """Encoders that no family describes, at true width, dense and sparse where they attend.  Random weights.
 
 `python benchmarks/sites.py` writes benchmarks/results/sites-<device>.json: a few layers of Qwen3-VL's
-tower at 1792 px; PaliGemma's SigLIP and Depth Anything's DINOv2-S, whole; and one packed batch of three
-sizes beside its pictures one by one.  Only speed is meant.
+tower at 1792 px; PaliGemma's SigLIP and Depth Anything's DINOv2-S, whole; three layers of SAM's; and
+one packed batch of three sizes beside its pictures one by one.  Only speed is meant.
 """
 
 import argparse
@@ -60,10 +60,19 @@ def depth_anything(device: torch.device) -> nn.Module:
     return Dinov2Backbone(config).eval().to(device)
 
 
+def sam(device: torch.device) -> nn.Module:
+    """SAM ViT-B's first three layers, of which the third has global attention, with its bias."""
+    from transformers import SamVisionConfig, SamVisionModel
+
+    config = SamVisionConfig(num_hidden_layers=3, global_attn_indexes=[2])
+    return SamVisionModel(config).vision_encoder.eval().to(device)
+
+
 MODELS: dict[str, tuple[Callable[[torch.device], nn.Module], int]] = {
     f"Qwen3-VL tower, {LAYERS} layers": (qwen3_vl, 1792),
     "PaliGemma's SigLIP So400m": (siglip, 896),
     "Depth Anything's DINOv2-S": (depth_anything, 1036),
+    "SAM ViT-B, 3 of its 12 layers": (sam, 1024),
 }
 
 

@@ -11,6 +11,7 @@ import test_spot
 import test_windowed
 import torch
 from conftest import SWIN_GRID, SWINS, WINDOWED, make_images, make_model, plan_of, run_features
+from site_models import make_site
 from test_apply import GROUPS
 from torch._dynamo.testing import CompileCounter
 
@@ -32,23 +33,23 @@ TOKENS = (197, 301, 512, 901, 1025, 1300, 2000, 5477, 6001)  # 96 and 704 are ke
 class Features(torch.nn.Module):
     """A model as its family runs it, on pictures of any size."""
 
-    def __init__(self, model):
+    def __init__(self, model, run):
         super().__init__()
-        self.model = model
+        self.model, self.run = model, run
 
     def forward(self, images):
-        return run_features(self.model, images)
+        return self.run(self.model, images)
 
 
-def worst(model, grid):
+def worst(model, grid, run=run_features):
     """The largest error of a compiled model on two pictures of one size."""
     torch._dynamo.reset()
-    compiled = torch.compile(Features(model), fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(Features(model, run), fullgraph=True, backend="aot_eager")
     found = 0.0
     with torch.no_grad(), torch._dynamo.config.patch(error_on_recompile=True):
         for seed in (1, 5):
             images = make_images(model, grid=grid, seed=seed)
-            wanted, got = run_features(model, images), compiled(images)
+            wanted, got = run(model, images), compiled(images)
             error = (got - wanted).abs().max() / wanted.abs().max()
             found = max(found, error.item())
     return found
@@ -114,6 +115,11 @@ for name, make in SWINS.items():
         sparsight.apply(model, plan_of(model, config))
         errors[f"{name}-{completion}"] = worst(model, SWIN_GRID)
     families.add(family_in(model).name)
+
+for name in ("samvit", "parallel"):  # no family; the first adds a bias, of rows and columns
+    model = make_site(name)
+    sparsight.apply(model, sparsight.SVE(layers="all", min_tokens=0))
+    errors[name] = worst(model, (8, 8), lambda model, images: model.forward_features(images))
 
 sizes = {}
 dense, sparse = make_model("augreg"), make_model("augreg")

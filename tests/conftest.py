@@ -136,7 +136,7 @@ def model(request):
 
 # Stage by stage: pooling before blocks 1, 4 and 7; 5, 6 (adjacent) and 8 (of another width, on a grid
 # of odd sides) see all tokens; the windows do not divide the grids, so that they are padded.
-SAM2_STAGES, SAM2_GLOBAL, SAM2_WINDOWS = (1, 3, 3, 2), (5, 6, 8), (4, 4, 4, 3)
+SAM2_STAGES, SAM2_GLOBAL, SAM2_WINDOWS = (1, 3, 3, 2), (5, 6, 8), (4, 8, 4, 3)
 
 
 def make_timm_sam2(seed: int = 0, **changes) -> torch.nn.Module:
@@ -187,8 +187,29 @@ def make_hf_swin(seed: int = 0, **changes) -> torch.nn.Module:
     return shaken(SwinModel(SwinConfig(image_size=64, **settings | changes)))
 
 
+def make_timm_swin_v2(seed: int = 0, size_px: tuple[int, int] = (92, 76), **changes) -> torch.nn.Module:
+    """timm's Swin v2, small."""
+    from timm.models.swin_transformer_v2 import SwinTransformerV2
+
+    torch.manual_seed(seed)
+    settings = {"window_size": (4, 5), "embed_dim": 16, "depths": (2, 4), "num_heads": (1, 2)}
+    return shaken(SwinTransformerV2(img_size=size_px, num_classes=0, **settings | changes))
+
+
+def make_hf_swin_v2(seed: int = 0, **changes) -> torch.nn.Module:
+    """transformers' Swin v2, small."""
+    from transformers import Swinv2Config, Swinv2Model
+
+    torch.manual_seed(seed)
+    settings = {"window_size": 4, "embed_dim": 16, "depths": [2, 4], "num_heads": [1, 2]}
+    return shaken(Swinv2Model(Swinv2Config(image_size=64, **settings | changes)))
+
+
 # Encoders all of whose blocks are windowed
-SWINS = {"timm_swin": make_timm_swin, "hf_swin": make_hf_swin}
+SWINS = {
+    "timm_swin": make_timm_swin, "hf_swin": make_hf_swin,
+    "timm_swin_v2": make_timm_swin_v2, "hf_swin_v2": make_hf_swin_v2,
+}  # fmt: skip
 SWIN_GRID = (23, 19)
 
 # Encoders with windowed and global blocks: name -> how to make a small one

@@ -14,12 +14,17 @@ PACKED = {
     "hidden_size": 48, "depth": 2, "num_heads": 3, "intermediate_size": 96, "patch_size": 8,
     "out_hidden_size": 32, "num_position_embeddings": 64, "deepstack_visual_indexes": [0],
 }  # fmt: skip
+# SAM 1: windows, and a bias of rows and columns in all layers
+RELATIVE = VIT | {
+    "window_size": 4, "global_attn_indexes": [1], "mlp_dim": 96, "output_channels": 16,
+}  # fmt: skip
 # name -> (module of transformers.models, class, settings)
 OF_TRANSFORMERS = {
     "aimv2": ("aimv2", "Aimv2VisionModel", VIT),
     "beit": ("beit", "BeitModel", VIT),
     "blip2": ("blip_2", "Blip2VisionModel", VIT),
     "gemma4": ("gemma4", "Gemma4VisionModel", VIT | {"head_dim": 16, "num_key_value_heads": 3}),
+    "deepseek_ocr2": ("deepseek_ocr2", "DeepseekOcr2SamVisionEncoder", RELATIVE),
     "glm4v": ("glm4v", "Glm4vVisionModel", PACKED),
     "glm_ocr": ("glm_ocr", "GlmOcrVisionModel", PACKED),
     "hunyuan": ("hunyuan_vl", "HunYuanVLVisionTransformer", VIT),
@@ -46,6 +51,8 @@ OF_TRANSFORMERS = {
     "qwen3_vl": ("qwen3_vl", "Qwen3VLVisionModel", PACKED),
     "qwen3_5": ("qwen3_5", "Qwen3_5VisionModel", PACKED),
     "radio": ("radio", "RadioModel", VIT),
+    "sam": ("sam", "SamVisionModel", RELATIVE),
+    "sam_hq": ("sam_hq", "SamHQVisionModel", RELATIVE),
     "sam3": (
         "sam3",
         "Sam3ViTModel",
@@ -64,6 +71,10 @@ OF_TIMM = {
     "naflex": (
         "naflexvit_base_patch16_siglip",
         {k: SMALL[k] for k in ("embed_dim", "depth", "num_heads")},
+    ),
+    "samvit": (
+        "samvit_base_patch16",
+        SMALL | {"window_size": 4, "global_attn_indexes": (1,), "neck_chans": 16},
     ),
     "differential": ("vit_tiny_patch16_224", SMALL | {"attn_layer": "diff"}),
     "attn-drop": ("vit_tiny_patch16_224", SMALL | {"attn_drop_rate": 0.1}),

@@ -497,6 +497,7 @@ METHODS = {
         ["--method", "asvit", "--set", "asvit.stages=[1,3]", "--published"],
         {"asvit.1.threshold", "asvit.3.threshold"},
     ),
+    "density-peaks": (["--method", "density-peaks"], {"density-peaks.3.map"}),
     "together": (
         ["--method", "sve", "--method", "early-exit", "--layers", "0-1", "--set", "early-exit.after=[1]",
          "--set", "early-exit.score=magnitude", "--keep", "0.25"],
@@ -544,6 +545,21 @@ def test_optimize_by_any_method_measures_and_reports(run, checkpoint, images, tm
         assert (plan.sve.keep, plan.sve.layers) == (0.25, (0, 1))
         leaving = plan.one(sparsight.EarlyExit)
         assert (leaving.after, leaving.keep, leaving.score) == ((1,), 0.4, "magnitude")
+
+
+def test_a_taught_lower_resolution_is_saved_and_compared(run, tmp_path):
+    command = ["optimize", "demo", "--resolution", "384", "--out", tmp_path / "run", "--max-images", "6"]
+    code, out, err = run(*command, "--method", "lower-resolution", "--set", "lower-resolution.scale=0.5")
+    assert code == 0, err
+    assert "next: sparsight compare demo --run" in out + err
+    command = ["compare", "demo", "--resolution", "384", "--max-images", "1", "--repeats", "1"]
+    run_too = ["--run", tmp_path / "run", "--json", tmp_path / "c.json"]
+    code, _, err = run(*command, "--method", "tome", *run_too)
+    assert code == 0, err
+    rows = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert "scale 0.5, map" in [row["setting"] for row in rows]
+    code, _, err = run("measure", tmp_path / "run", "--repeats", 1)
+    assert (code, "nothing to apply" in err) == (1, True)
 
 
 @pytest.mark.usefixtures("no_crossover")

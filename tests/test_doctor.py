@@ -112,15 +112,15 @@ def test_hooks_on_the_model_hear_nothing():
 
 def test_layers_that_can_become_sparse_are_named():
     hiera = facts.of_family(model := WINDOWED["timm_sam2"](), family_in(model))
-    assert (hiera["attention"], hiera["sparse_layers"]) == ("global and windows", [5, 6, 8])
-    assert hiera["dense_layers"] == [0, 1, 2, 3, 4, 7]
+    assert (hiera["attention"], hiera["sparse_layers"]) == ("global and windows", [0, 2, 3, 5, 6, 8])
+    assert (hiera["window_layers"], hiera["dense_layers"]) == ([0, 2, 3], [1, 4, 7])
     swin = facts.of_family(model := make_timm_swin(), family_in(model))
     assert (swin["attention"], swin["sparse_layers"]) == ("windows", [*range(6)])
     found = ways.ways(model, (92, 76))
     assert {way.name for way in found if not way.refused} == {"lower-resolution", "sparsevit"}
     plain = ways.ways(make_model("siglip", depth=2), (96, 96))
     why = {way.name: way.refused for way in plain if way.refused}
-    assert why.keys() == {"cls-topk", "asvit", "sparsevit"}
+    assert why.keys() == {"cls-topk", "asvit", "mutual-pairs", "sparsevit"}
     assert "none: use another score" in why["cls-topk"]  # it has no class token
     assert "no layer to leave tokens out of, with 2 layers" in why["asvit"]
     known = {way.name: way for way in ways.ways(make_model("augreg", depth=4), (96, 96))}
@@ -133,7 +133,7 @@ KEYS = {
          "by_size", "verdict", "notes", "pictures", "seconds"},
     "model": {"class", "library", "parameters", "dtypes", "devices", "family", "verified_with", "blocks",
               "dim", "heads", "prefix_tokens", "patch_px", "attention", "sparse_layers",
-              "dense_layers"},
+              "window_layers", "dense_layers"},
     "machine": {"name", "device", "instruction_sets", "threads", "bfloat16", "load", "versions"},
     "work": {"tokens", "tokens_by_layer", "gflops", "gflops_by_part"},
     "dense": {"dtype", "whole_ms", "timed_share", "forms", "blocks"},
@@ -302,7 +302,7 @@ def test_what_a_way_takes_off_is_counted_for_every_unit_of_its_kind():
     model = make_model("augreg")
     done, family = work(model, (96, 96)), family_in(model)
     exits = next(way for way in ways.ways(model, (96, 96)) if way.name == "early-exit")
-    kinds = blocks.kinds_of(family, done)
+    kinds = blocks.kinds_of(family.units(model), done)
     assert [kind.units for kind in kinds] == [((0,), (1,), (2,), (3,))]
 
     class Told:

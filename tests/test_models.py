@@ -335,7 +335,7 @@ def foreign(path, **parts):
         ("open_clip.transformer.VisionTransformer", "timm:vit_base_patch16_clip_224"),
         ("sam2.modeling.backbones.hieradet.Hiera", "transformers' Sam2Model"),
         ("sam2.modeling.sam2_base.SAM2Base", "transformers' Sam2Model"),
-        ("segment_anything.modeling.sam.Sam", "bias to every pair"),
+        ("segment_anything.modeling.sam.Sam", "transformers' SamModel"),
         ("models_mae.MaskedAutoencoderViT", r"timm:vit_base_patch16_224\.mae"),
         ("models.swin_transformer.SwinTransformer", "timm:swin_base_patch4_window7_224"),
         ("mmseg.models.backbones.swin.SwinTransformer", "these have other names"),

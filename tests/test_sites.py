@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_model, plan_of, run_features
-from site_models import PACKED, SITES, make_site
+from site_models import PACKED, SITES, VIT, make_site
 from torch.overrides import TorchFunctionMode
 
 import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
 from sparsight.families import encoder_in, family_of, sites
+from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
 from sparsight.ops.segments import Segment, segments_of
@@ -25,8 +26,15 @@ TOLERANCE = 1e-5  # relative, float32: the same sums, grouped otherwise
 EXACT = sparsight.SVE(layers="all", keep=1 / 8, score="exact", min_tokens=0)
 
 
+# Of towers that have them in one of their two layers, in tokens
+BIASED = ("sam", "sam_hq", "samvit", "deepseek_ocr2")  # by rows and columns
+WINDOWS = {"qwen2_5_vl": 64, "sam3": 16} | dict.fromkeys(BIASED, 16)
+
+
 class Reference(TorchFunctionMode):
     """Every call on more than `above` tokens by Eq. 3-9 as they stand, with a map of N x N.
+
+    A mask is a bias, unless `pieces` tell what it keeps apart.
 
     `pieces` are the pictures (row, start, stop) that a mask keeps apart.
     """
@@ -41,17 +49,22 @@ class Reference(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def attend(self, q, k, v, attn_mask=None, *_, scale=None, **__):
+        if q.ndim == 3:  # heads and a batch of one, together
+            one, more = (x[None] for x in (q, k, v)), None if attn_mask is None else attn_mask[None]
+            return self.attend(*one, more, scale=scale)[0]
         if (len(q) != 1 and self.pieces is None) or q.shape[2] <= self.above or k.shape[2] != q.shape[2]:
             return F.scaled_dot_product_attention(q, k, v, attn_mask, scale=scale)
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
         out = torch.zeros(*q.shape[:3], v.shape[3])
         for row, start, stop in self.pieces or [(slice(None), 0, q.shape[2])]:
-            out[row, :, start:stop] = self.masked(*(x[row, :, start:stop] for x in (q, k, v)), scale)
+            one = (x[row, :, start:stop] for x in (q, k, v))
+            bias = 0 if self.pieces or attn_mask is None else attn_mask
+            out[row, :, start:stop] = self.masked(*one, scale, bias)
         return out
 
-    def masked(self, q, k, v, scale):
+    def masked(self, q, k, v, scale, bias):
         n = q.shape[2]
-        scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
+        scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale) + bias
         average = scores.softmax(-1).mean((1, 2))
         average[:, : self.prefix] = torch.inf
         kept = average.topk(kept_count(n, 1 / 8, self.prefix), 1).indices
@@ -78,8 +91,10 @@ def test_every_layout_equals_the_masked_reference_and_is_restored(name):
     keys, dense = list(model.state_dict()), run_features(model, images)
     layers = family.global_layers(model)
     assert family.name == "sites"
-    assert len(layers) == {"qwen2_5_vl": 1, "sam3": 1}.get(name, 2)  # the other one has windows
-    windows = {"qwen2_5_vl": 64, "sam3": 16}.get(name, 0)  # tokens
+    sides = [(site.heads, site.dim) for site in family.found.sites]
+    assert [(family.heads(b), family.dim(b)) for b in family.blocks(model)] == sides
+    windows = WINDOWS.get(name, 0)  # tokens
+    assert len(layers) == (1 if windows else 2)  # the other one has windows
     sparsight.apply(model, EXACT.model_copy(update={"keep": 1.0}))
     assert torch.equal(run_features(model, images), dense)
     sparsight.restore(model)
@@ -166,6 +181,25 @@ def test_padded_rows_of_naflex_are_sparse_within_their_lengths_also_with_maps():
     for row, (rows, columns) in enumerate(sides):
         close(together[row, : rows * columns], run(slice(row, row + 1), rows * columns)[0])
     assert not dense_calls(model)
+
+
+@pytest.mark.parametrize("name", BIASED)
+@torch.no_grad()
+def test_a_bias_of_rows_and_columns_is_never_made_for_all_pairs(name, monkeypatch):
+    model = make_site(name)
+    images = noise(model, (64, 96 if name == "samvit" else 64)).repeat(
+        2, 1, 1, 1
+    )  # others take one size
+    images[1] *= 0.5
+    config = EXACT.model_copy(update={"score": "sampled", "sample_every": 4, "completion": "map"})
+    sparsight.apply(model, plan_of(model, config))
+    monkeypatch.setattr(Decomposed, "sum", None)  # which would make it
+    together = run_features(model, images)
+    assert not dense_calls(model)
+    for row in (0, 1):
+        close(together[row], run_features(model, images[row : row + 1])[0])
+    sparsight.restore(model)
+    assert not torch.equal(run_features(model, images), together)
 
 
 @torch.no_grad()
@@ -276,11 +310,11 @@ def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch
     monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
     first = family_in(model)
     assert family_in(model).found is first.found
-    assert len(runs) == 1
+    assert len(runs) == 2  # at the model's own size and at half of it
     name, part = next((n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear))
     model.set_submodule(name, copy.deepcopy(part))
     assert family_in(model).found == first.found
-    assert len(runs) == 2
+    assert len(runs) == 4
 
 
 @pytest.mark.parametrize(
@@ -295,13 +329,73 @@ def test_what_needs_blocks_says_so(settings):
 
 def test_a_bias_or_what_cannot_be_run_is_refused_by_name():
     biased = make_site("beit", use_relative_position_bias=True)
-    with pytest.raises(UnsupportedModelError, match="adds a bias to every pair of query and key"):
+    with pytest.raises(UnsupportedModelError, match="adds a bias or a mask to every pair of query"):
         family_of(biased)
     model = make_site("aimv2")
     model.encoder.forward = lambda **_: 1 / 0
     with pytest.raises(UnsupportedModelError, match="could not be run on a picture of 64 x 64") as told:
         family_of(model)
     assert len(str(told.value)) <= 300
+
+
+@torch.no_grad()
+def test_frames_of_a_clip_are_sparse_one_by_one_and_short_ones_dense():
+    model = make_site("qwen3_vl")
+    family, frames = family_of(model), [noise(model, (64, 64)) * scale for scale in (1.0, 0.5, 0.2)]
+    given = [inputs_of(model, one, family.found.flat) for one in frames]
+    clip = torch.cat([one["hidden_states"] for one in given])
+    grid = torch.tensor([[3, 8, 8]])
+    dense = model(clip, grid_thw=grid).last_hidden_state
+    sparsight.apply(model, EXACT)
+    close(model(clip, grid_thw=grid).last_hidden_state, torch.cat([final(model, f) for f in frames]))
+    sparsight.restore(model)
+    # Each frame has 64 tokens: below what pays there is nothing to gain, however many frames.
+    sparsight.apply(model, EXACT.model_copy(update={"min_tokens": 65}))
+    assert torch.equal(model(clip, grid_thw=grid).last_hidden_state, dense)
+    assert not dense_calls(model)
+
+
+@pytest.mark.parametrize("kind", ["VideoMAEModel", "VivitModel", "TimesformerModel"])
+def test_what_takes_clips_alone_is_refused_in_a_sentence(kind):
+    import transformers
+
+    host = getattr(transformers, kind)
+    settings = VIT | {"patch_size": 16, "num_frames": 4}
+    with pytest.raises(UnsupportedModelError, match="takes clips of several frames") as told:
+        sparsight.apply(host(host.config_class(**settings)), EXACT)
+    assert len(str(told.value)) <= 300
+
+
+@torch.no_grad()
+def test_a_config_that_others_share_is_not_touched():
+    from transformers import Aimv2VisionModel
+
+    one = make_site("aimv2")
+    two = Aimv2VisionModel(one.config).eval()
+    one.set_attn_implementation("eager")
+    images = torch.randn(1, 3, 64, 64)
+    dense = two(images, output_attentions=True)
+    sparsight.apply(one, EXACT)
+    one(images)
+    assert one.config._attn_implementation == "eager"
+    again = two(images, output_attentions=True)
+    assert all(map(torch.equal, again.attentions, dense.attentions))
+    assert torch.equal(again.last_hidden_state, dense.last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_tower_asked_for_flash_attention_is_sparse_within_its_padding_all_the_same():
+    model = make_model("hf_siglip2")
+    patches, shapes = torch.randn(2, 63, 768), torch.tensor([[9, 7], [9, 5]])
+    mask = torch.tensor([[1] * 63, [1] * 45 + [0] * 18])
+    sparsight.apply(model, EXACT)
+    wanted = model(patches, mask, shapes).last_hidden_state
+    sparsight.restore(model)
+    model.config._attn_implementation_internal = "flash_attention_2"  # as if it were installed
+    sparsight.apply(model, EXACT)  # in all its layers, of which none calls it
+    close(model(patches, mask, shapes).last_hidden_state[0], wanted[0])
+    close(model(patches, mask, shapes).last_hidden_state[1, :45], wanted[1, :45])
+    assert not dense_calls(model)
 
 
 @torch.no_grad()
@@ -323,3 +417,15 @@ def test_an_implementation_that_is_switched_runs_dense_and_says_so():
     close(run_features(model, images), sparse)
     with pytest.raises(SparsightError, match="layer 0 is sparse and has no attention map"):
         model(images, output_attentions=True)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "pixtral", "minicpm", "gemma4", "samvit"])
+def test_doctor_reads_a_tower_or_says_in_a_sentence_why_it_cannot(name):
+    model = make_site(name)
+    if name == "samvit":
+        assert sparsight.doctor(model, (64, 64))["model"]
+        return
+    side = 72 if name == "gemma4" else 64  # it pools 3 x 3 patches
+    with pytest.raises(PlanError, match="reads the sizes of its pictures from tensors: make") as told:
+        sparsight.doctor(model, (side, side))
+    assert len(str(told.value)) <= 300

@@ -70,32 +70,40 @@ def strength(score, x, tensors):
     return log_square.exp().sqrt()  # the error itself
 
 
-def reference(model, sparsity, images, kept=None, plan=None):
+def reference(model, sparsity, images, kept=None, plan=None, family=None):
     """Features with every block run densely, and its result taken in the kept windows alone.
 
     The masks (b, h, w) of kept tokens are added to the list `kept`; a `plan` has the score and the maps.
     """
     by = plan.one(sparsight.SparseViT).score if plan else "magnitude"
-    family, by_pair = family_of(model), [s for stage in sparsity for s in stage]
-    windows, magnitudes, first = family.windows, {}, [0]
-    for depth in windows.stages(model):
-        first.append(first[-1] + depth)
+    family, magnitudes = family or family_of(model), {}
+    windows, placed = (
+        family.windows,
+        {
+            layer: (place, dropped)
+            for place, (units, figures) in enumerate(
+                zip(family.windows.stages(model), sparsity, strict=True)
+            )
+            for unit, dropped in zip(units, figures, strict=True)
+            for layer in unit
+        },
+    )
 
     def select(layer):
         def hook(block, args, kwargs, output):
             host = dict(kwargs, **({"input_dimensions": args[1]} if len(args) > 1 else {}))
             x, y = args[0], output if isinstance(output, torch.Tensor) else output[0]
             grid = windows.grid(x, host)
-            if by_pair[layer // 2] == 0:
+            stage, dropped = placed[layer]
+            if dropped == 0:
                 return None
-            stage = max(n for n, start in enumerate(first) if start <= layer)
             if stage not in magnitudes:
                 own = tensors_of(plan, "sparsevit", layer) if plan else {}
                 magnitudes[stage] = strength(by, x.flatten(1, -2), own).view(len(x), *grid)
             setting = windows.size(block), windows.shift(block, grid), windows.rolls_first
             inside = cut(magnitudes[stage], *setting)
             score = inside.square().sum((3, 4)).flatten(1)
-            count = score.shape[1] - round(score.shape[1] * by_pair[layer // 2])
+            count = score.shape[1] - round(score.shape[1] * dropped)
             strong = torch.zeros_like(score).scatter_(1, score.topk(count).indices, 1.0)
             strong = strong.view(*inside.shape[:3], 1, 1).expand_as(inside)
             mask = joined(strong, grid, *setting[1:]).bool()
@@ -112,6 +120,7 @@ def reference(model, sparsity, images, kept=None, plan=None):
     handles = [
         block.register_forward_hook(select(layer), with_kwargs=True)
         for layer, block in enumerate(family.blocks(model))
+        if layer in placed
     ]
     try:
         return features(model, images)
@@ -142,7 +151,7 @@ def test_facts(model):
     family = family_of(model)
     assert family.global_layers(model) == ()
     assert family.layers_with("windows", model) == tuple(range(6))
-    assert family.windows.stages(model) == (2, 4)
+    assert family.windows.stages(model) == (((0, 1),), ((2, 3), (4, 5)))
     assert [family.dim(b) for b in family.blocks(model)] == [16] * 2 + [32] * 4
     assert [family.heads(b) for b in family.blocks(model)] == [1] * 2 + [2] * 4
     assert features(model, pictures(model)).shape == (2, 12 * 10, 32)
@@ -248,8 +257,10 @@ def test_a_run_is_saved_and_loaded(model, tmp_path):
     plan = Plan(methods=(SETTINGS,), model=identity(model, family_of(model)))
     wanted = features(sparsight.apply(model, plan), images)
     sparsight.save(model, tmp_path)
+    plan = applied(model).plan
     sparsight.restore(model)
     assert sparsight.load(tmp_path) == plan
+    assert plan.one(sparsight.SparseViT).layers == family_of(model).windows.stages(model)
     assert torch.equal(features(sparsight.apply(model, tmp_path), images), wanted)
 
 
@@ -395,9 +406,9 @@ def test_settings_for_another_swin_are_refused(model):
 
 
 def test_methods_are_refused_where_the_attention_is_of_the_other_kind(model):
-    with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin attend within"):
+    with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin(_v2)? attend within"):
         sparsight.apply(model, sparsight.SVE(layers="all"))
-    with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin attend within"):
+    with pytest.raises(sparsight.PlanError, match=r"SVE needs global .*_swin(_v2)? attend within"):
         sparsight.optimize(model, list(pictures(model)))
     plain = make_model("augreg")
     with pytest.raises(sparsight.PlanError, match=r"SparseViT drops windows, .* block of timm_vit"):
@@ -407,14 +418,10 @@ def test_methods_are_refused_where_the_attention_is_of_the_other_kind(model):
 
 
 def test_other_swins_are_refused_with_the_reason():
-    from transformers import Swinv2Config, Swinv2Model
-
     small = {"depths": (2,), "num_heads": (2,), "embed_dim": 16}
-    second = timm.create_model("swinv2_tiny_window8_256", img_size=64, **small)
-    theirs = Swinv2Model(Swinv2Config(image_size=64, **small))
-    for host in (second, theirs):
-        with pytest.raises(sparsight.UnsupportedModelError, match="it is a Swin v2"):
-            sparsight.apply(host, SETTINGS)
+    other = timm.create_model("swinv2_cr_tiny_224", img_size=64, window_size=4, **small)
+    with pytest.raises(sparsight.UnsupportedModelError, match="it is a Swin v2 CR"):
+        sparsight.apply(other, SETTINGS)
     for name, make in SWINS.items():
         with pytest.raises(sparsight.UnsupportedModelError, match=f"{name}, .*an even number of blocks"):
             family_of(make(depths=[2, 3]))
@@ -481,12 +488,12 @@ def test_the_genes_of_a_search_are_numbers_of_windows_that_can_be_dropped():
 
     space = WindowSpace(sparsight.SparseViT(), (1, 1, 3), (30, 1, 4))
     genes = space.genes
-    assert len(genes["stage.1.pair.1"]) == 9
-    assert genes["stage.2.pair.1"] == [0.0]  # a single window stays
-    assert genes["stage.3.pair.2"] == [0.0, 0.2, 0.4, 0.7]  # none, 1, 2 or 3 of 4
+    assert len(genes["stage.1.unit.1"]) == 9
+    assert genes["stage.2.unit.1"] == [0.0]  # a single window stays
+    assert genes["stage.3.unit.2"] == [0.0, 0.2, 0.4, 0.7]  # none, 1, 2 or 3 of 4
     none = dict.fromkeys(genes, 0)
     assert space.settings(none) is None
-    mixed = space.settings(none | {"stage.3.pair.1": 3, "stage.3.pair.3": 1, "stage.1.pair.1": 8})
+    mixed = space.settings(none | {"stage.3.unit.1": 3, "stage.3.unit.3": 1, "stage.1.unit.1": 8})
     assert mixed.sparsity == ((0.8,), (0.0,), (0.0, 0.2, 0.7))
     assert all(set(start) == set(genes) for start in space.starts())
     assert len({space.settings(start) for start in space.starts()}) == 6

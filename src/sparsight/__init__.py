@@ -2,6 +2,7 @@
 
 >>> model = sparsight.apply(model, sparsight.SVE(layers=range(6, 12), keep=1 / 8))   # sparse, in place
 >>> model = sparsight.restore(model)                                                 # as it was
+>>> with sparsight.sparse(model, "runs/mine") as model: ...                          # for a while
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
 `load`, `restore`, `export`; and before them `finetune`, to adapt a model to a higher resolution; with
@@ -13,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsight.attach import apply, restore, save
+    from sparsight.attach import apply, restore, save, sparse
     from sparsight.errors import (
         ArgumentError,
         HubError,
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
         SPOT,
         SVE,
         ASViT,
+        Bypass,
         ClsTopK,
+        DensityPeaks,
         EarlyExit,
+        LocalAttention,
         LowerResolution,
         MLPRouting,
+        MutualPairs,
         SparseViT,
         ToMe,
     )
@@ -63,7 +68,11 @@ _WHERE = {
     "ArgumentError": "sparsight.errors",
     "ASViT": "sparsight.methods",
     "Budget": "sparsight.stages.search",
+    "Bypass": "sparsight.methods",
     "ClsTopK": "sparsight.methods",
+    "DensityPeaks": "sparsight.methods",
+    "LocalAttention": "sparsight.methods",
+    "MutualPairs": "sparsight.methods",
     "EarlyExit": "sparsight.methods",
     "MLPRouting": "sparsight.methods",
     "compare": "sparsight.stages.compare",
@@ -93,6 +102,7 @@ _WHERE = {
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
+    "sparse": "sparsight.attach",
     "Search": "sparsight.stages.search",
     "SparseViT": "sparsight.methods",
     "SparsightError": "sparsight.errors",
@@ -109,7 +119,9 @@ __all__ = [
     "Adaptation",
     "ArgumentError",
     "Budget",
+    "Bypass",
     "ClsTopK",
+    "DensityPeaks",
     "Distillation",
     "EarlyExit",
     "Finetuning",
@@ -117,8 +129,10 @@ __all__ = [
     "ImageFolder",
     "ImagesError",
     "LabelsError",
+    "LocalAttention",
     "LowerResolution",
     "MLPRouting",
+    "MutualPairs",
     "NotFiniteError",
     "Plan",
     "PlanError",
@@ -147,6 +161,7 @@ __all__ = [
     "restore",
     "save",
     "search",
+    "sparse",
 ]
 
 

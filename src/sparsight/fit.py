@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from sparsight.errors import PlanError
 from sparsight.families import Family
+from sparsight.families.grid import CuttingPatches, Grid, cutter_of
 from sparsight.identity import check_identity
-from sparsight.inplace import check_changeable
+from sparsight.inplace import Change, check_changeable
 from sparsight.methods import Settings, method_of, tensor_name
 from sparsight.plan import Plan
 from sparsight.scores import NEEDS, SCORES
@@ -18,8 +19,8 @@ from sparsight.scores import NEEDS, SCORES
 UNFIT = {  # by what a method needs
     "global": "{method} needs global attention, and the blocks of {family} attend within windows: use "
     "SparseViT",
-    "windows": "{method} drops windows, and not every block of {family} attends within windows: use a "
-    "method for global attention, such as SVE",
+    "windows": "{method} drops windows, and no block of {family} attends within windows: use a method "
+    "for global attention, such as SVE",
 }
 
 
@@ -28,22 +29,36 @@ class Place:
     """One module that a plan changes."""
 
     module: nn.Module
+    kind: type[Change]  # of it
     config: Settings
     layer: int
     tensors: tuple[str, ...]  # short names of what it brings
-    shared: Any  # with other modules
+    shared: Any = None  # with other modules
+    grid: Grid | None = None  # which the plan's modules share where one of them asks for it
 
 
 def places(plan: Plan, model: nn.Module, family: Family) -> Iterator[Place]:
     """Every module that a resolved plan changes."""
-    blocks = family.blocks(model)
+    blocks, asking = family.blocks(model), [config for config in plan.methods if asks_grid(config)]
+    grid = Grid() if asking else None
+    if asking and (cutter := cutter_of(model)) is not None:
+        available = family.layers_with(method_of(asking[0]).needs, model)
+        layer = min(asking[0].changed_layers(available))
+        yield Place(cutter, CuttingPatches, asking[0], layer, (), grid=grid)
     for config in plan.methods:
         method = method_of(config)
         layers = config.changed_layers(family.layers_with(method.needs, model))
         shared, shapes = method.shared(config, layers), method.tensors(config, model, family)
         for layer in layers:
             module = family.parts.changed(blocks[layer], method.changes)
-            yield Place(module, config, layer, tuple(shapes.get(layer, ())), shared.get(layer))
+            names = tuple(shapes.get(layer, ()))
+            yield Place(module, method.change, config, layer, names, shared.get(layer), grid)
+
+
+def asks_grid(config: Settings) -> bool:
+    """Whether a method, or the score it ranks by, asks for the rows and columns of the tokens."""
+    score = SCORES.get(getattr(config, "score", ""))
+    return method_of(config).asks_grid or (score is not None and "grid" in score.needs)
 
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
@@ -78,9 +93,7 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     """The settings of one method for this model; PlanError if they do not suit it."""
     method, depth = method_of(config), len(family.blocks(model))
     if method.changes == "pictures":
-        raise PlanError(
-            f"{method.name} changes the pictures and not the model: there is nothing to apply"
-        )
+        return config
     if method.changes != "attention" and not family.has_blocks:
         raise PlanError(
             f"{type(config).__name__} works on whole blocks, which a family describes, and of this "
@@ -105,6 +118,12 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
                     f"the attention of layer {layer} has no row for each token, which a map or this "
                     "score reads: use completion='none' and the score 'sampled' or 'exact' there"
                 )
+    if asks_grid(found) and cutter_of(model) is None:
+        raise PlanError(
+            f"{method.name} asks for the rows and columns of the tokens, and this "
+            f"{type(model).__name__} has no convolution that cuts pictures into them: use another score "
+            "or method, such as SVE by 'sampled'"
+        )
     asks = method.asks_prefix or (score is not None and "class token" in score.needs)
     if asks and family.prefix_tokens(model) == 0:
         raise PlanError(
@@ -120,6 +139,8 @@ def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
     if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
         raise PlanError(f"the plan has {doubled[0]} twice: name all its layers in one")
     by_change: dict[str, list[Settings]] = {}
+    if len(kinds) > 1 and any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError("a lower resolution goes with no other method: it changes the pictures")
     for config in plan.methods:
         by_change.setdefault(method_of(config).changes, []).append(config)
     taking = by_change.get("block", [])

@@ -87,10 +87,19 @@ def show_parity(report: Mapping[str, Any]) -> None:
     )
     for row in report["cases"]:
         table.add_row(
-            row["size"], str(row["batch"]), f"{row['error']:.1e}", f"{row['overlap']:.4f}",
+            row["size"], str(row["batch"]), f"{row['error']:.1e}",
+            "-" if row["overlap"] is None else f"{row['overlap']:.4f}",
             f"{row['cosine']:.6f}", f"{row['cosine_worst']:.6f}",
         )  # fmt: skip
     _print(table)
+    if judged := report.get("task"):
+        told = _table(
+            f"judged by {judged['task']} on {judged['images']} pictures of {judged['data']}",
+            ["", "dense", "sparse in PyTorch", "sparse in the engine"],
+        )
+        for row in judged["scores"]:
+            told.add_row(row["metric"], *(f"{row[arm]:.4f}" for arm in ("dense", "pytorch", "engine")))
+        _print(told)
     speed = report["speed"]
     if "speedup" in speed:
         Console().print(

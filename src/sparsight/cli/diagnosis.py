@@ -39,14 +39,13 @@ def _model(found: dict[str, Any]) -> Iterator[str]:
         f"{_listed(model['heads'])}; prefix tokens: {model['prefix_tokens']}; pictures: multiples of "
         f"{_by(model['patch_px'])} px"
     )
-    if model["attention"] == "windows":
-        yield "          every block attends within windows, which SparseViT can drop"
-        return
-    dense = f"; {_runs(model['dense_layers'])} attend within windows or pool, and stay as they are"
-    yield (
-        f"          global attention, which can become sparse, in layers {_runs(model['sparse_layers'])}"
-        + (dense if model["dense_layers"] else "")
-    )
+    windows = model["window_layers"]
+    if seeing_all := [n for n in model["sparse_layers"] if n not in windows]:
+        yield f"          global attention, which can become sparse, in layers {_runs(seeing_all)}"
+    if windows:
+        yield f"          windows, which SparseViT can drop, in layers {_runs(windows)}"
+    if dense := model["dense_layers"]:
+        yield f"          layers {_runs(dense)} attend within windows or pool, and stay as they are"
 
 
 def _machine(found: dict[str, Any]) -> Iterator[str]:

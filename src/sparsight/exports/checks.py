@@ -7,7 +7,7 @@ from torch import nn
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.exports.shapes import Shapes
 from sparsight.inplace import Change
-from sparsight.methods import SPOT, SparseViT, ToMe
+from sparsight.methods import SPOT, DensityPeaks, LocalAttention, MutualPairs, SparseViT, ToMe
 from sparsight.plan import Plan
 from sparsight.scores import SCORES
 
@@ -58,6 +58,10 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
             "it compares half of the tokens with the other half, in a graph as one large "
             "matrix; SVE and EarlyExit export"
         )
+    if isinstance(config, MutualPairs):
+        return "how many pairs merge depends on the picture; SVE and EarlyExit export"
+    if isinstance(config, DensityPeaks):
+        return "it compares tokens with all centres, as one large matrix; SVE and EarlyExit export"
     score = SCORES.get(getattr(config, "score", ""))
     if score is not None and score.no_graph:
         return f"score={score.name!r}: {score.no_graph}; score='sampled' exports"
@@ -68,8 +72,9 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
         )
     if isinstance(config, SPOT):
         return "what its layers note of their attention does not get into a graph; EarlyExit exports"
-    if isinstance(config, SparseViT) and is_dynamic:
-        return "its windows are laid out for one size of picture: give sizes, one file is made for each"
+    by_places = isinstance(config, SparseViT | LocalAttention)
+    if is_dynamic and (by_places or getattr(config, "score", None) == "lattice"):
+        return "it is laid out for one size of picture: give sizes, one file is made for each"
     return None
 
 

@@ -10,17 +10,19 @@ from sparsight.families import (
     hf_sam2,
     hf_siglip,
     hf_swin,
+    hf_swin_v2,
     hf_vit,
     timm_eva,
     timm_sam2,
     timm_swin,
+    timm_swin_v2,
     timm_vit,
 )
 from sparsight.families.base import Family
 from sparsight.families.handed import check_is_model
 from sparsight.families.inputs import takes_pictures
 from sparsight.families.parts import Parts
-from sparsight.families.refused import PAIR_BIAS, reason_against
+from sparsight.families.refused import ASKED, reason_against
 from sparsight.inplace import STATE, is_changed
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ FAMILIES: tuple[Family, ...] = (
     timm_eva.FAMILY,
     timm_sam2.FAMILY,
     timm_swin.FAMILY,
+    timm_swin_v2.FAMILY,
     hf_vit.FAMILY,
     hf_dinov2.FAMILY,
     hf_dinov3.FAMILY,
@@ -38,6 +41,7 @@ FAMILIES: tuple[Family, ...] = (
     hf_siglip.FAMILY,
     hf_sam2.FAMILY,
     hf_swin.FAMILY,
+    hf_swin_v2.FAMILY,
 )
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
@@ -72,7 +76,7 @@ def family_of(model: "nn.Module") -> Family:
     parts = [(name, part) for name, part in model.named_modules() if name]
     inner = [repr(name) for name in encoders_inside(model)]
     unfit = ""
-    if takes_pictures(model) and not inner and reason_against(model) in (None, PAIR_BIAS):
+    if takes_pictures(model) and not inner and reason_against(model) in ASKED:
         from sparsight.families.sites import Found, family_from, found_in
 
         sites = found_in(model)
@@ -93,15 +97,13 @@ def family_of(model: "nn.Module") -> Family:
             f"{kind} is no vision encoder itself but holds {'one' if len(inner) == 1 else 'several'}: "
             f"name it with module={' or module='.join(shown)} (on the command line --module)"
         )
-    if reason := reason_against(model):
+    if reason := unfit or reason_against(model):
         raise UnsupportedModelError(f"{named} cannot become sparse: {reason}")
     for name, part in parts:
         if reason := reason_against(part):
             raise UnsupportedModelError(
                 f"{kind} holds a {type(part).__name__} at {name!r}, which cannot become sparse: {reason}"
             )
-    if unfit:
-        raise UnsupportedModelError(f"{named} cannot become sparse: {unfit}")
     for family in FAMILIES:
         if any(of == name.rpartition(".")[0] for name in family.kinds):
             raise UnsupportedModelError(
@@ -184,14 +186,20 @@ def _only_encoder(model: "nn.Module") -> "nn.Module":
 
 
 def encoders_inside(model: "nn.Module") -> list[str]:
-    """The paths of the vision encoders in a larger model: those of a family, and what takes pictures."""
+    """The paths of the vision encoders in a larger model: those of a family, and what takes pictures.
+
+    Of wrappers around each other that all take pictures (a detector, its backbone, the tower in that),
+    the innermost.
+    """
     known = [name for name, part in model.named_modules() if name and _fits(part)]
     known = [name for name in known if not any(_within(name, other) for other in known)]
     taking = [name for name, part in model.named_modules() if takes_pictures(part) and name not in known]
     others = [
         name
         for name in taking
-        if name and not any(_within(one, name) or _within(name, one) for one in (*taking, *known))
+        if name
+        and not any(_within(one, name) for one in (*taking, *known))
+        and not any(_within(name, one) for one in known)
     ]
     return known + others
 

@@ -43,7 +43,7 @@ class Family:
     per_token: tuple[str, ...] = ()  # of block and attention: arguments with a row per patch token
     mask: str = "attn_mask"  # the argument of block and attention that masks it
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
-    windows: Windows | None = None  # where every block attends within windows
+    windows: Windows | None = None  # where some or all blocks attend within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext
 
@@ -70,7 +70,13 @@ class Family:
         """The layers that a method which needs "global" or "windows" can work on."""
         if attention == "global":
             return self.global_layers(model)
-        return () if self.windows is None else tuple(range(len(self.blocks(model))))
+        return () if self.windows is None else self.windows.layers(model)
+
+    def units(self, model: Host) -> tuple[tuple[int, ...], ...]:
+        """All layers in what runs together: two blocks whose windows are shifted in turn, else one."""
+        pairs = [] if self.windows is None else [u for s in self.windows.stages(model) for u in s]
+        alone = set(range(len(self.blocks(model)))) - {layer for unit in pairs for layer in unit}
+        return tuple(sorted([*pairs, *((layer,) for layer in alone)]))
 
     def __reduce__(self) -> tuple[Callable[[str], "Family"], tuple[str]]:
         """Copied and pickled by name: a family is one object, whatever happens to a model using it."""

@@ -17,12 +17,14 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from sparsight.families.decomposed import Decomposed, caught_sum
 from sparsight.families.parts import Host
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")  # what attention modules call it
 COLLECTING = "transformers.utils.output_capturing"
 
 
@@ -34,17 +36,42 @@ class Attends(Protocol):
 
 
 class Caught(TorchFunctionMode):
-    """While in here, a run's `attend` is called in the place of `scaled_dot_product_attention`."""
+    """While in here, a run's `attend` is called in the place of `scaled_dot_product_attention`.
 
-    def __init__(self, run: Attends) -> None:
+    A bias of rows and columns comes to it as such, not added up.
+    """
+
+    def __init__(self, run: Attends, module: "nn.Module") -> None:
         super().__init__()
         self.run = run  # the object, since compilers cannot keep a bound method
+        self.heads = heads_of(module)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
         if func is scaled_dot_product_attention:
-            return self.run.attend(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return with_heads(self.run.attend, self.heads, *args, **(kwargs or {}))
+        bias = caught_sum(func, args)
+        return func(*args, **(kwargs or {})) if bias is None else bias
+
+
+def heads_of(module: Host) -> int:
+    """How many heads an attention module says that it has, or its config; 0 if neither does."""
+    places = (module, getattr(module, "config", None))
+    return next((int(getattr(m, name)) for m in places for name in HEADS if hasattr(m, name)), 0)
+
+
+def with_heads(
+    attend: Any, heads: int, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any
+) -> Any:
+    """`attend` with (b, heads, n, d), also where its host has made (b * heads, n, d) of them."""
+    if q.ndim != 3 or not heads or len(q) % heads:
+        return attend(q, k, v, *more, **named)
+    q, k, v = (x.unflatten(0, (-1, heads)) for x in (q, k, v))
+    mask = more[0] if more else named.get("attn_mask")
+    if mask is not None:
+        mask = mask.reshape(-1, heads, *mask.shape[1:]) if len(mask.shape) == 3 else mask
+        more, named = more[1:], {**named, "attn_mask": mask}
+    return attend(q, k, v, *more, **named).flatten(0, 1)
 
 
 def sdpa_settings(module: Host) -> dict[str, Any]:
@@ -106,16 +133,22 @@ class Inputs:
     def __init__(self) -> None:
         self.found: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any) -> Tensor:
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, *more: Any, **named: Any
+    ) -> Tensor:
         """Zeros."""
         k, v = like_query_heads(k, q.shape[1]), like_query_heads(v, q.shape[1])
-        self.found.append((scaled_query(q, named.get("scale")), k, v))
+        scale = named.get("scale")
+        if isinstance(attn_mask, Decomposed):
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            q, k = attn_mask.widened(q, k, scale)
+        self.found.append((scaled_query(q, scale), k, v))
         return q.new_zeros(*q.shape[:-1], v.shape[-1])
 
 
 def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Queries, keys and values (b, heads, n, d) of each call that the dense module makes."""
     inputs = Inputs()
-    with with_settings(module, sdpa_settings(module)), Caught(inputs):
+    with with_settings(module, sdpa_settings(module)), Caught(inputs, module):
         getattr(type(module), "HOST", type(module)).forward(module, *args, **kwargs)
     return inputs.found

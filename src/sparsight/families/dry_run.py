@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from sparsight.families.calls import sdpa_settings, with_settings
+from sparsight.families.calls import heads_of, sdpa_settings, with_heads, with_settings
+from sparsight.families.decomposed import caught_sum
 from sparsight.families.projection import holds, told_apart
 from sparsight.modes import evaluating
 from sparsight.ops.segments import segments_of
@@ -67,7 +68,9 @@ class _Hollow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
         if func is scaled_dot_product_attention:
-            return self.attend(*args, **(kwargs or {}))
+            return with_heads(self.attend, heads_of(self.running[-1][0]), *args, **(kwargs or {}))
+        if (bias := caught_sum(func, args)) is not None:
+            return bias
         if func is F.linear and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
             for seen in self.seen.values():
                 if seen.result is not None and holds(args[0], seen.result):
@@ -76,14 +79,14 @@ class _Hollow(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
+        self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, dropout_p: float = 0.0,
         is_causal: bool = False, **_: Any,
     ) -> Tensor:  # fmt: skip
         """Notes the call."""
         module, shape = self.running[-1]
         seen = self.seen.setdefault(module, Seen(module, reads=shape))
         plain = q.ndim == 4 and k.shape[-2] == q.shape[-2] and not is_causal
-        if plain and attn_mask is not None:
+        if plain and isinstance(attn_mask, Tensor):
             parts = segments_of(attn_mask, len(q), q.shape[2])
             seen.biased = seen.biased or parts is None
             plain = parts is not None and len(parts) == 1

@@ -10,7 +10,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from sparsight.families.base import Family, is_instance, runs_as
 from sparsight.families.hf import own_forward
 from sparsight.families.parts import Parts
-from sparsight.families.timm_sam2 import GLOBAL_BLOCKS
+from sparsight.families.timm_sam2 import BLOCKS, NOT_POOLED
+from sparsight.families.windows import Windows, runs
 
 SAM2 = "transformers.models.sam2.modeling_sam2."
 KINDS = (SAM2 + "Sam2Model", SAM2 + "Sam2VisionModel", SAM2 + "Sam2HieraDetModel")
@@ -25,6 +26,13 @@ def _hiera(model):
 
 def _is_global(block) -> bool:
     return block.window_size == 0 and not block.query_stride and block.dim == block.dim_out
+
+
+def _windowed(block) -> tuple[int, int] | None:
+    """What is the same of blocks that see the same windows; None of one that has none, or pools."""
+    if block.window_size == 0 or block.query_stride or block.dim != block.dim_out:
+        return None
+    return block.window_size, block.dim
 
 
 def _patch_px(model) -> tuple[int, int]:
@@ -85,9 +93,8 @@ FAMILY = Family(
     verified_with="5.23.0",
     examples="SAM 2 and SAM 2.1 (Sam2Model, Sam2VisionModel, Sam2HieraDetModel)",
     kinds=KINDS,
-    sparse=GLOBAL_BLOCKS,
-    refused="windowed and pooling blocks stay as they are; SAM and SAM-HQ, whose attention adds a bias "
-    "to every pair of tokens; ViTDet, with its maps and convolutions",
+    sparse=BLOCKS,
+    refused=NOT_POOLED,
     requirements=(
         own_forward(*KINDS),
         (
@@ -99,8 +106,8 @@ FAMILY = Family(
             ),
         ),
         (
-            "at least one block with global attention and without pooling",
-            lambda m: any(_is_global(b) for b in _hiera(m).blocks),
+            "at least one block that does not pool",
+            lambda m: any(_is_global(b) or _windowed(b) for b in _hiera(m).blocks),
         ),
     ),
     blocks=lambda m: _hiera(m).blocks,
@@ -118,5 +125,10 @@ FAMILY = Family(
     ),
     features=_features,
     is_global=_is_global,
+    windows=Windows(
+        stages=lambda m: runs(_hiera(m).blocks, _windowed),
+        size=lambda block: (block.window_size, block.window_size),
+        attend=lambda block, h, mask: block.attn(h.unflatten(1, (block.window_size, -1))).flatten(1, 2),
+    ),
     lean=_lean,
 )

@@ -4,14 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sparsight.families.base import Family, runs_as
-from sparsight.families.hf import MODELS, PLACES, own_forward, project
+from sparsight.families.hf import MODELS, PLACES, own_forward
 from sparsight.families.parts import Parts
-from sparsight.families.windows import Nested, Windows
+from sparsight.families.windows import Nested, Windows, pairs
 
 SWIN = MODELS + "swin.modeling_swin."
 
 
-def _blocks(m):
+def blocks_of(m):
+    """All blocks, stage by stage."""
     return Nested([stage.blocks for stage in m.encoder.layers])
 
 
@@ -36,36 +37,44 @@ def _steady(block) -> Iterator[None]:
         block.window_size, block.shift_size = before
 
 
+EVEN = (
+    "an even number of blocks in every stage",
+    lambda m: all(len(stage.blocks) % 2 == 0 for stage in m.encoder.layers),
+)
+WINDOWS = Windows(
+    stages=lambda m: pairs(len(stage.blocks) for stage in m.encoder.layers),
+    size=lambda block: (block.window_size, block.window_size),
+    shift=_shift,
+    rolls_first=False,
+    attend=lambda block, h, mask: block.attention(h, mask)[0],
+    mask=lambda block, grid, tokens: block.get_attn_mask(*grid, tokens.dtype, tokens.device),
+    grid=lambda x, host: tuple(host["input_dimensions"]),
+    result=lambda tokens, x: (tokens, None),
+    steady=_steady,
+)
+
 FAMILY = Family(
     name="hf_swin",
     examples="Swin (v1), and the backbone in its classifiers",
     kinds=(SWIN + "SwinModel",),
-    refused="Swin v2, which normalises after its attention and compares by cosines; stages with an odd "
-    "number of blocks; attention dropout; `SwinBackbone`, which returns maps of several stages",
+    refused="stages with an odd number of blocks; `SwinBackbone`, which returns maps of several stages",
     requirements=(
         own_forward(SWIN + "SwinModel"),
         (
             "its own SwinLayer and SwinAttention as every block",
             lambda m: all(
                 runs_as(b, SWIN + "SwinLayer") and runs_as(b.attention, SWIN + "SwinAttention")
-                for b in _blocks(m)
+                for b in blocks_of(m)
             ),
         ),
-        (
-            "an even number of blocks in every stage",
-            lambda m: all(len(stage.blocks) % 2 == 0 for stage in m.encoder.layers),
-        ),
+        EVEN,
         (
             "its shifted windows: SwinLayer gave up the shift of a block for good when it met a map no "
             "larger than a window (load the model again)",
             lambda m: all(wanted == found for wanted, found in _shifts(m)),
         ),
-        (
-            "attention without dropout",
-            lambda m: all(b.attention.attention_dropout == 0 for b in _blocks(m)),
-        ),
     ),
-    blocks=_blocks,
+    blocks=blocks_of,
     prefix_tokens=lambda m: 0,
     dim=lambda block: block.attention.q_proj.in_features,
     heads=lambda block: block.attention.num_attention_heads,
@@ -73,22 +82,10 @@ FAMILY = Family(
     parts=Parts(
         norm=lambda block, x: block.layernorm_before(x),
         attention=lambda block: block.attention,
-        qkv=project,
-        merge=lambda attn, out, h: attn.o_proj(out.flatten(2)),
         residual=lambda block, x, y: x + block.drop_path(block.dropout(y)),
         mlp=lambda block, x: block.dropout(block.mlp(block.layernorm_after(x))) + x,
     ),
     is_global=lambda block: False,
-    windows=Windows(
-        stages=lambda m: tuple(len(stage.blocks) for stage in m.encoder.layers),
-        size=lambda block: (block.window_size, block.window_size),
-        shift=_shift,
-        rolls_first=False,
-        bias=lambda block: block.attention.relative_position_bias()[0],
-        mask=lambda block, grid, tokens: block.get_attn_mask(*grid, tokens.dtype, tokens.device),
-        grid=lambda x, host: tuple(host["input_dimensions"]),
-        result=lambda tokens, x: (tokens, None),
-        steady=_steady,
-    ),
+    windows=WINDOWS,
     **PLACES | {"sparse": "windows, in any stage (SparseViT)"},
 )

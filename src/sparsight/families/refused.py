@@ -14,18 +14,25 @@ MAPS = (
     "its blocks take maps with channels first, some with convolutions of their own, and its attention "
     "may add a bias to every pair of query and key; there is no adapter for them"
 )
-COSINE = (
-    "it is a Swin v2, whose blocks normalise after their attention and compare by cosines; a Swin v1 can"
+SWIN_CR = (
+    "it is a Swin v2 CR, whose blocks have no adapter; Swin v1 and the usual Swin v2 (swinv2_*) have"
 )
 TIMM = "it is of another repository; use timm:{}, where --checkpoint loads its weights"
 TWIN = "it is of another repository; use timm:{}, which has weights of its own: these have other names"
 DINOV2 = TIMM.format("vit_base_patch14_dinov2 (or small, large, reg4), or transformers' Dinov2Model")
 DINOV3 = TIMM.format("vit_base_patch16_dinov3 (or small, large), or transformers' DINOv3ViTModel")
 CLIP = TIMM.format("vit_base_patch16_clip_224 (or its size), or transformers' CLIPVisionModel")
+BY_HAND = "it was built to attend by hand: load it with attn_implementation='sdpa'"
+ASKED = (None, PAIR_BIAS, BY_HAND)  # a dry run tells whether it is so
+SAM = (
+    "it is of another repository; use transformers' SamModel (facebook/sam-vit-huge and others), or "
+    "timm:samvit_huge_patch16 with its pretrained weights"
+)
 SAM2 = (
     "it is of another repository; use transformers' Sam2Model (facebook/sam2.1-hiera-large and others), "
     "or timm:sam2_hiera_large with its pretrained weights"
 )
+SWIN_V2 = TIMM.format("swinv2_base_window8_256 (or its size)")
 SWIN = TIMM.format("swin_base_patch4_window7_224 (or its size)")
 EVA = TIMM.format("eva02_base_patch14_448 (or its size)")
 PLAIN = TIMM.format("vit_base_patch16_224 (or its size)")
@@ -36,18 +43,16 @@ ATTENTION = (
 # Patterns of "package.module.Class", the first that fits counts.  Repositories are often copied into
 # others, so that what their modules are called is the more telling part.
 REFUSED: tuple[tuple[str, str], ...] = (
-    ("timm.models.vision_transformer_sam.VisionTransformerSAM", PAIR_BIAS),
     ("timm.models.vision_transformer_relpos.*", PAIR_BIAS),
     ("timm.models.beit.Beit", PAIR_BIAS),
-    ("timm.models.swin_transformer_v2*", COSINE),
+    ("timm.models.swin_transformer_v2_cr*", SWIN_CR),
     ("timm.models.*", ""),
-    (HF + "sam.*", PAIR_BIAS),
-    (HF + "sam_hq.*", PAIR_BIAS),
+    (HF + "sam.*", BY_HAND),
+    (HF + "sam_hq.*", BY_HAND),
     (HF + "beit.*", PAIR_BIAS),
     (HF + "data2vec.modeling_data2vec_vision.*", PAIR_BIAS),
     (HF + "vitdet.*", MAPS),
-    (HF + "swinv2.*", COSINE),
-    (HF + "*.SwinBackbone", "it returns maps of several stages and no tokens; a SwinModel can"),
+    (HF + "*.Swin*Backbone", "it returns maps of several stages and no tokens; a SwinModel can"),
     (
         HF + "vit_mae.*",
         "its encoder drops patches at random, for pretraining; the same weights load as a ViTModel",
@@ -61,8 +66,8 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("clip.model.*", CLIP),
     ("*open_clip.*", CLIP),
     ("sam2.*", SAM2),
-    ("segment_anything.*", PAIR_BIAS),
-    ("mobile_sam.*", PAIR_BIAS),
+    ("segment_anything.*", SAM),
+    ("mobile_sam.*", SAM),
     ("*models_mae.*", TIMM.format("vit_base_patch16_224.mae (or its size)")),
     ("torchvision.models.vision_transformer.*", TWIN.format("vit_base_patch16_224 (or its size)")),
     (
@@ -73,7 +78,7 @@ REFUSED: tuple[tuple[str, str], ...] = (
     ("torch.nn.modules.transformer.*", ATTENTION),
     ("mm*.SwinTransformer*", TWIN.format("swin_base_patch4_window7_224 (or its size)")),
     ("mm*.*VisionTransformer*", TWIN.format("vit_base_patch16_224 (or its size)")),
-    ("*swin*v2*.SwinTransformerV2", COSINE),
+    ("*swin*v2*.SwinTransformerV2", SWIN_V2),
     ("*swin*.SwinTransformer", SWIN),
     ("*eva*.*VisionTransformer", EVA),
     ("*beit*.*VisionTransformer*", PAIR_BIAS),

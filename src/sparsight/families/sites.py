@@ -14,9 +14,10 @@ import torch
 
 from sparsight.errors import UnsupportedModelError
 from sparsight.families.base import Family
+from sparsight.families.calls import heads_of
 from sparsight.families.dry_run import Seen, dry_run
 from sparsight.families.final import final_rows
-from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of
+from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of, takes_clips
 from sparsight.families.parts import Host, Parts
 from sparsight.families.projection import name_of
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NAME = "sites"
-HEADS = ("num_heads", "num_attention_heads", "n_heads", "heads")  # what attention modules call it
 PATCHES = 32  # a side, of the picture for a model that does not say its own size
 MOST_PREFIX = 64  # tokens; more than this are no class token and registers
 
@@ -102,7 +102,7 @@ def family_from(found: Found) -> SiteFamily:
         name=NAME, library="", verified_with="", examples="", kinds=(), requirements=(), sparse="",
         refused="", blocks=lambda m: [m.get_submodule(site.block) for site in found.sites],
         dim=lambda block: _first(attention(block).modules(), "in_features"),
-        heads=lambda block: _first([attention(block)], *HEADS),
+        heads=lambda block: heads_of(attention(block)) or found.sites[0].heads,
         prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
         parts=Parts(attention=attention, **NO_PARTS), features=features, found=found,
     )  # fmt: skip
@@ -152,23 +152,49 @@ def _found_in(model: Host) -> Found | str:
         except Exception as error:  # whatever a foreign model raises
             why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
     else:
+        if takes_clips(model):
+            return "it takes clips of several frames, which have no adapter, and no single pictures"
         return f"it could not be run on a picture of {height} x {width} ({why})"
-    sites = _sites(model, seen)
+    queries = _queries(model, pictures, flat, merge * (px or 16), seen)
+    sites = _sites(model, seen, queries)
     whole = [site for site in sites if site.whole]
     if not whole:
         return _why_none(seen)
-    prefix, px = _prefix(model, whole[0].tokens, (height, width), px)
+    prefix, px = _prefix(whole[0].tokens, (height, width), px, seen)
     return Found(type(model).__name__, prefix, (px * merge, px * merge), flat, tuple(sites))
 
 
-def _sites(model: Host, seen: Sequence[Seen]) -> list[Site]:
+def _queries(model: Host, pictures: "Tensor", flat: bool, step: int, seen: Sequence[Seen]) -> set[Host]:
+    """What attends to queries of a decoder, alone or beside the picture's tokens (EoMT's last blocks).
+
+    Told by a smaller picture, in which they are as many as before.  Where only one size is taken: a
+    block that is given more tokens than the first one of its list.
+    """
+    first = next((one for one in seen if one.whole), None)
+    height, width = (side // 2 // step * step for side in pictures.shape[2:])
+    if first is None:
+        return set()
+    try:
+        smaller = dry_run(model, inputs_of(model, pictures[..., :height, :width], flat))
+    except Exception:
+        names = {module: name for name, module in model.named_modules()}
+        blocks = {one.module: _block(names[one.module]).rpartition(".")[0] for one in seen}
+        alike = [one for one in seen if blocks[one.module] == blocks[first.module]]
+        return {one.module for one in alike if one.tokens > first.tokens}
+    small = {one.module: one.tokens for one in smaller}
+    fewer = {one.module: one.tokens - small.get(one.module, 0) for one in seen}
+    joined = [m for m in small if small[m] > small.get(first.module, 0)]
+    return {m for m in fewer if not fewer[m] or (m in joined and fewer[m] == fewer[first.module])}
+
+
+def _sites(model: Host, seen: Sequence[Seen], queries: set[Host]) -> list[Site]:
     names = {module: name for name, module in model.named_modules()}
     return [
         Site(
             path=names[one.module], block=_block(names[one.module]),
             tokens=one.tokens // len(one.calls) if one.whole else one.tokens,
             heads=one.calls[0][1], dim=one.reads[-1] if one.reads else 0,
-            whole=one.whole, reads_tokens=one.reads_tokens,
+            whole=one.whole and one.module not in queries, reads_tokens=one.reads_tokens,
             projection=name_of(one.module, one.readers) if len(one.calls) == 1 else "",
         )
         for one in seen
@@ -183,11 +209,13 @@ def _block(path: str) -> str:
     return ".".join(steps[: numbered[-1] + 1]) if numbered else path
 
 
-def _prefix(model: Host, tokens: int, size: tuple[int, int], px: int | None) -> tuple[int, int]:
+def _prefix(tokens: int, size: tuple[int, int], px: int | None, seen: Sequence[Seen]) -> tuple[int, int]:
     """How many tokens stand before the patches, and the side of a patch in pixels."""
     height, width = size
     if px is not None and 0 <= (rest := tokens - (height // px) * (width // px)) <= MOST_PREFIX:
-        return rest, px
+        windows = {batch for one in seen for batch, _, n, _ in one.calls if batch * n == tokens}
+        # A class token for each window stands before that one's patches (RF-DETR): ranked as they are.
+        return (0 if any(batch > 1 and rest % batch == 0 for batch in windows) else rest), px
     side = math.isqrt(tokens * height // width)  # the model does not say it, or has pooled since
     rest = tokens - side * (side * width // height)
     return (rest if rest <= min(side, MOST_PREFIX) else 0), height // side

@@ -5,9 +5,11 @@ import math
 from sparsight.families.base import Family, runs_as
 from sparsight.families.parts import Parts
 from sparsight.families.timm_vit import HALVES, final_tokens
+from sparsight.families.windows import Windows, runs
 
 HIERA = "timm.models.hieradet_sam2."
-GLOBAL_BLOCKS = "the blocks with global attention (three in each SAM 2)"
+BLOCKS = "the blocks with global attention (three in each SAM 2), and windows in the others (SparseViT)"
+NOT_POOLED = "blocks that pool stay as they are"
 
 
 def _qkv(attn, h):
@@ -17,6 +19,14 @@ def _qkv(attn, h):
 
 def _is_global(block) -> bool:
     return not block.is_windowed and block.q_stride is None and block.dim == block.dim_out
+
+
+def _windowed(block) -> tuple[int, int, int] | None:
+    """What is the same of blocks that see the same windows; None of one that has none, or pools."""
+    if not block.is_windowed or block.q_stride is not None or block.dim != block.dim_out:
+        return None
+    height, width = block.window_size
+    return height, width, block.dim
 
 
 def _patch_px(model) -> tuple[int, int]:
@@ -36,17 +46,16 @@ FAMILY = Family(
     verified_with="1.0.31",
     examples="SAM 2 and SAM 2.1 image encoders (sam2_hiera_*)",
     kinds=(HIERA + "HieraDet",),
-    sparse=GLOBAL_BLOCKS,
-    refused="windowed and pooling blocks stay as they are; SAM (`samvit_*`), whose attention adds a "
-    "bias to every pair of tokens",
+    sparse=BLOCKS,
+    refused=NOT_POOLED,
     requirements=(
         (
             "multi-scale blocks (timm's MultiScaleBlock)",
             lambda m: all(runs_as(b, HIERA + "MultiScaleBlock") for b in m.blocks),
         ),
         (
-            "at least one block with global attention and without pooling",
-            lambda m: any(_is_global(b) for b in m.blocks),
+            "at least one block that does not pool",
+            lambda m: any(_is_global(b) or _windowed(b) for b in m.blocks),
         ),
     ),
     blocks=lambda m: m.blocks,
@@ -57,4 +66,9 @@ FAMILY = Family(
     parts=Parts(qkv=_qkv, merge=lambda attn, out, h: attn.proj(out.flatten(2)), **HALVES),
     features=lambda m, images: final_tokens(m, images, HIERA + "HieraDet", m.blocks).flatten(1, 2),
     is_global=_is_global,
+    windows=Windows(
+        stages=lambda m: runs(m.blocks, _windowed),
+        size=lambda block: block.window_size,
+        attend=lambda block, h, mask: block.attn(h.unflatten(1, block.window_size)).flatten(1, 2),
+    ),
 )

@@ -122,8 +122,8 @@ def check_available(layers: Layers, available: Layers, depth: int) -> None:
         )
     if missing := [layer for layer in layers if layer not in available]:
         raise PlanError(
-            f"layer {missing[0]} of this model attends within windows, or pools, and stays as it is: "
-            f"name some of the layers with global attention, {', '.join(map(str, available))}"
+            f"layer {missing[0]} of this model attends within windows or pools, and this method cannot "
+            f"change it: name some of the layers with global attention, {', '.join(map(str, available))}"
         )
 
 

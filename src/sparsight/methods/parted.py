@@ -39,8 +39,7 @@ class PartedBlock(ReducingBlock):
         family = self._sparsight.family
         parts, attn = family.parts, family.parts.attention(self)
         h = parts.norm(self, tokens)
-        tables = {k: host[k] for k in family.per_token if host.get(k) is not None}
-        q, k, v = parts.qkv(attn, h, **tables)
+        q, k, v = parts.qkv(attn, h, **self.tables(host, state.rows))
         out = scaled_dot_product_attention(q, k, v, attn_mask=weight_of(state, q)).transpose(1, 2)
         return parts.residual(self, tokens, parts.merge(attn, out, h)), Attended(q, k, v, out)
 

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from sparsight.families import Family
+from sparsight.families.grid import Grid
 from sparsight.ops.partition import all_kept, kept_count
 
 
@@ -22,6 +23,7 @@ class Site:
     depth: int  # layers of the model
     arguments: tuple[str, ...]  # names of what the module's own forward takes
     shared: Any = None  # what modules of one group have in common
+    grid: Grid | None = None  # where rows and columns of the tokens are asked for
     # Attributes that are others while the module calls `scaled_dot_product_attention`.
     settings: dict[str, Any] = field(default_factory=dict)
     projection: str = ""  # the attention's weight that reads what heads return, if a score asks for it

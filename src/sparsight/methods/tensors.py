@@ -36,6 +36,17 @@ def of_sve(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return found
 
 
+def of_local_attention(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The maps."""
+    if config.completion == "none":
+        return {}
+    return {
+        layer: {"map": (dim + 1, dim)}
+        for layer in config.changed_layers(())
+        for dim in (family.dim(family.blocks(model)[layer]),)
+    }
+
+
 def of_mlp_routing(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     """What the score reads, and the map."""
     blocks, found = family.blocks(model), Shapes()
@@ -57,6 +68,38 @@ def of_early_exit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
             own = own | {"bound": ()}
         found[exit_ + 1] = own | _maps(config.taps_of(exit_, len(blocks)), dim)
     return found
+
+
+def of_lower_resolution(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The map after the last block, of a token and its neighbours."""
+    from sparsight.ops.grids import AROUND
+
+    blocks = family.blocks(model)
+    if config.completion == "none":
+        return {}
+    last = len(blocks) - 1
+    dim = family.dim(blocks[last])
+    return {last: {"map": (len(AROUND) * dim + 1, dim)}}
+
+
+def of_bypass(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """Of each layer that tokens bypass, what the score reads, and the map."""
+    blocks, found = family.blocks(model), Shapes()
+    for layer in config.named_layers:
+        if config.kept_at(layer) < 1:
+            dim = family.dim(blocks[layer])
+            maps = _maps((layer,), dim) if config.completion == "map" else {}
+            found[layer] = SCORES[config.score].tensors(dim) | maps
+    return found
+
+
+def of_merging(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """Of the last block, the map of what tokens were beside their groups."""
+    blocks = family.blocks(model)
+    if config.completion != "map":
+        return {}
+    dim = family.dim(blocks[len(blocks) - 1])
+    return {len(blocks) - 1: {"map": (dim + 1, dim)}}
 
 
 def of_spot(config: Any, model: "nn.Module", family: "Family") -> Shapes:
@@ -88,7 +131,7 @@ def of_sparsevit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     blocks, found = family.blocks(model), Shapes()
     if config.completion == "last":
         return found
-    for layer in config.changed_layers(tuple(range(len(blocks)))):
+    for layer in config.changed_layers(()):
         dim = family.dim(blocks[layer])
         own = SCORES[config.score].tensors(dim) if config.leads(layer) else {}
         found[layer] = own | {"map": (dim + 1, dim)}

@@ -1,5 +1,6 @@
 """Sparse attention without a sort or a mask, and its masked reference (SVE, Eq. 3-9)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ def sparse_attention(
     kept_keys: int,
     scale: float | None = None,
     dropout: float = 0.0,
+    bias: Callable[[Tensor | None, Tensor | None], Tensor] | None = None,
 ) -> Float[Tensor, "b m h e"]:
     """O = Attention(Q, K, V, mask) in the tokens' own order, from the ranked `top` alone.
 
@@ -27,12 +29,14 @@ def sparse_attention(
 
     Two dense calls, which any fast attention runs at full speed; nothing is permuted.  Heads come after
     tokens in the result, as the output projection wants them.  There may be more queries than keys:
-    padding after the tokens, which sees the kept keys.
+    padding after the tokens, which sees the kept keys.  `bias(queries, keys)` is what is added to their
+    products (b, h, queries, keys), for those places or, of None, for all.
     """
     keys, queries = top[:, :kept_keys], top[:, :global_queries]
     more: dict[str, Any] = {"dropout_p": dropout, "scale": scale}
-    out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys), **more)
-    seeing = scaled_dot_product_attention(take_heads(q, queries), k, v, **more)
+    to_kept, of_global = (None, None) if bias is None else (bias(None, keys), bias(queries, None))
+    out = scaled_dot_product_attention(q, take_heads(k, keys), take_heads(v, keys), to_kept, **more)
+    seeing = scaled_dot_product_attention(take_heads(q, queries), k, v, of_global, **more)
     rows, seeing = (x.transpose(1, 2).flatten(2) for x in (out, seeing))
     written = put if rows.requires_grad else put_  # a gradient needs what the first call returned
     return written(rows, queries, seeing).unflatten(2, out.shape[1::2])

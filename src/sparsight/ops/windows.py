@@ -5,7 +5,7 @@ last token's.
 """
 
 from jaxtyping import Float, Int
-from torch import Tensor, arange, where
+from torch import Tensor, arange, compiler, where
 from torch.nn.functional import pad
 
 
@@ -40,6 +40,8 @@ def rank_windows(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Int
     Places without a token count as zero.
     """
     strength = in_windows(scores, table).norm(dim=2)
+    if compiler.is_exporting():  # engines have no stable sort, but a TopK that takes the first of equals
+        return strength.topk(strength.shape[1], dim=1).indices
     return strength.argsort(dim=1, descending=True, stable=True)
 
 

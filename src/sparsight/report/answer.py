@@ -150,6 +150,13 @@ def _exports(run: Run, answer: Answer) -> None:
                 f"{speed['size']}"
             )
         answer.tables.append(_table(told, columns, found["cases"]))
+        if judged := found.get("task"):
+            by = {
+                "": "metric", "dense": "dense", "sparse in PyTorch": "pytorch",
+                f"sparse in {name}": "engine",
+            }  # fmt: skip
+            told = f"{judged['task'].capitalize()} on {judged['images']} pictures of {judged['data']}"
+            answer.tables.append(_table(told, by, judged["scores"]))
 
 
 def _table(

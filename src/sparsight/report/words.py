@@ -7,6 +7,8 @@ from sparsight.report.data import Run
 SHOWN = {  # what a map stands in for, by method: the words for where that is
     "sve": "{layer}, attention", "mlp-routing": "{layer}, MLP", "sparsevit": "{layer}, windows",
     "early-exit": "{layer} and all after it", "spot": "{layer} and all after it",
+    "local-attention": "{layer}, attention", "density-peaks": "the last block, merged tokens",
+    "mutual-pairs": "the last block, merged tokens", "lower-resolution": "the final features",
 }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Need = Literal[
     "tokens", "attention", "class token", "map", "projector", "notes", "class notes", "projection",
-    "heads", "before", "count",
+    "heads", "before", "count", "grid",
 ]  # fmt: skip
 NEEDS: dict[Need, str] = {
     "tokens": "the tokens",
@@ -30,6 +30,7 @@ NEEDS: dict[Need, str] = {
     "heads": "what the heads return for every token",
     "before": "the tokens before and after an attention",
     "count": "the number of tokens that go on",
+    "grid": "the rows and columns of the tokens",
 }
 
 
@@ -50,12 +51,20 @@ class Score:
         if not isinstance(self.function, str):
             return self.function(view)
         # A statement: compilers follow it.
-        from sparsight.scores import attention, contribution, diversity, relevance, tokens, transport
+        from sparsight.scores import (
+            attention,
+            contribution,
+            diversity,
+            places,
+            relevance,
+            tokens,
+            transport,
+        )
 
         module, _, name = self.function.partition(":")
         files = {
             "attention": attention, "contribution": contribution, "diversity": diversity,
-            "relevance": relevance, "tokens": tokens, "transport": transport,
+            "places": places, "relevance": relevance, "tokens": tokens, "transport": transport,
         }  # fmt: skip
         found: Tensor = getattr(files[module], name)(view)
         return found
@@ -104,6 +113,7 @@ SCORES: dict[str, Score] = {
             "transport", "transport:from_before", "tokens", "before",
             no_graph="it compares all tokens with all, which would stand in a graph as one large matrix",
         ),
+        _score("lattice", "places:lattice", "grid"),
     )
 }  # fmt: skip
 

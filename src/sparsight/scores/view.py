@@ -23,6 +23,7 @@ class View:
     attention: QK = _not_there  # -> queries and keys, (b, heads, n, d) each
     sample_every: int = 16  # `sampled` reads one query in so many
     tensors: Mapping[str, Any] = field(default_factory=dict)  # what was fitted for the score
+    grid: tuple[int, int] | None = None  # rows and columns of the patch tokens
     notes: tuple[Tensor, ...] = ()  # of earlier layers' attention, (b, n - prefix, statistics) each
     count: int = 0  # how many of the tokens will go on, prefix tokens among them
     values: Callable[[], Tensor] = _not_there  # -> (b, heads, n, d)

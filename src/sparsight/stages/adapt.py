@@ -1,6 +1,6 @@
 """Adapt: make a model that drops windows good at any sparsity (SparseViT, Step II).
 
-    s_1 <= s_2 <= ..., each drawn from {0, 0.1, ..., 0.8}, for the pairs of each stage, at every step
+    s_1 <= s_2 <= ..., each drawn from {0, 0.1, ..., 0.8}, for the units of each stage, at every step
     L_adapt = sum over stages of ||O_i - O_i^(t)||^2 / ||O_i^(t)||^2 + a (1 - corr(magnitude_i^2, d_i^2))
 
 Paper's symbol = name here: a layerwise activation sparsity configuration = what `drawn` gives.  One
@@ -16,7 +16,6 @@ from their mean over the picture (its 99th percentile at most), so that windows 
 
 import copy
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,8 +63,8 @@ class StageLoss(nn.Module):
         self.teachers = (teacher,)  # not a child: neither trained nor wrapped
         windows = family_in(student).windows
         assert windows is not None  # or the plan could not have been applied
-        ends = list(accumulate(windows.stages(student), initial=0))
-        self.first, self.last = ends[:-1], [end - 1 for end in ends[1:]]  # layers of each stage
+        stages = windows.stages(student)
+        self.first, self.last = [s[0][0] for s in stages], [s[-1][-1] for s in stages]  # layers
 
     def forward(self, images: Tensor, *labels: Tensor) -> Tensor:
         """The loss with labels or that of the stages' outputs, and that of the ranking."""
@@ -192,7 +191,7 @@ def drawn(plan: SparseViT, step: int, settings: Adaptation) -> SparseViT:
 def _student(teacher: nn.Module, plan: Plan) -> tuple[nn.Module, SparseViT]:
     """A copy whose blocks can drop windows wherever the plan may, and its settings.
 
-    Without completion that is every pair of the plan's stages, as in the paper; with it, those that have
+    Without completion that is every unit of the plan's stages, as in the paper; with it, those that have
     a map.
     """
     method = resolve(plan, teacher, family_in(teacher)).one(SparseViT).at_any_size()

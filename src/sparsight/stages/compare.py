@@ -13,7 +13,7 @@ from sparsight.errors import PlanError
 from sparsight.families import encoder_in
 from sparsight.fit import UNFIT, resolve
 from sparsight.images import Held, Images, Reader
-from sparsight.methods import METHODS, SVE, EarlyExit, Settings
+from sparsight.methods import METHODS, SVE, EarlyExit, Settings, SparseViT
 from sparsight.modes import evaluating
 from sparsight.ops import fidelity
 from sparsight.plan import Plan
@@ -27,7 +27,8 @@ from sparsight.stages.progress import track
 
 RANKING_IMAGES = 1  # layers are ranked by the damage each does alone
 COMPLETION_IMAGES = 6
-COMBINED = "sve + early-exit"  # rows of our own that combine methods
+# Rows of our own that combine methods.
+COMBINED, WITH_WINDOWS = "sve + early-exit", "sve + sparsevit"
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def compare(
     model, methods = encoder_in(model, module), set(methods)
     if applied(model):
         raise PlanError("compare starts from the dense model: restore the model first")
-    every = (*METHODS, COMBINED)
+    every = (*METHODS, *COMBINATIONS)
     if unknown := sorted(set(methods) - set(every)):
         raise PlanError(f"no method is called {unknown[0]!r}; there are {', '.join(every)}")
     images = Held(pictures_for(model, images, max(max_images, COMPLETION_IMAGES)))
@@ -109,19 +110,22 @@ def line_up(
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = bench.family.global_layers(model)
-    ranking = ranked_layers(bench) if layers and {"sve", COMBINED} & set(methods) else layers
+    ranked = {"sve", "local-attention", *COMBINATIONS} & set(methods)
+    ranking = ranked_layers(bench) if layers and ranked else layers
     for method in methods:
-        known = METHODS.get(method)
+        known, refusals, rows = METHODS.get(method), ["needs training: give a run of it"], len(entries)
         if known and known.changes != "pictures" and not bench.family.layers_with(known.needs, model):
             left_out[method] = UNFIT[known.needs].format(method=method, family=bench.family.name)
             continue
-        ladder = [(row,) for row in known.config.ladder(ranking)] if known else combined(model, layers)
-        refusals, rows = ["needs training: give a run of it"], len(entries)
+        if known:
+            ladder: list[tuple[Settings, ...]] = [(row,) for row in known.config.ladder(ranking)]
+        else:
+            ladder = COMBINATIONS[method](model, layers)
+            refusals = ["the model has no layers for both"]
         for settings in ladder:
             plan = as_plan(settings)
             try:
-                if known is None or known.changes != "pictures":
-                    plan = resolve(complete(bench, plan), model, bench.family)
+                plan = resolve(complete(bench, plan), model, bench.family)
                 entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
             except PlanError as error:
                 refusals.append(str(error))
@@ -152,6 +156,21 @@ def combined(model: nn.Module, layers: tuple[int, ...]) -> list[tuple[Settings, 
     rows = [EarlyExit(after=(exit_,), keep=keep) for keep in (0.45, 0.3)]
     bounded = EarlyExit(after=(exit_,), keep=0.45, score="map-error", bound="calibrated")
     return [(sparse, leaving) for leaving in (*rows, bounded)]
+
+
+def with_windows(model: nn.Module, layers: tuple[int, ...]) -> list[tuple[Settings, ...]]:
+    """Sparse attention in the global blocks and windows dropped in the others; mild ones first."""
+    if not layers or not family_in(model).layers_with("windows", model):
+        return []
+    return [
+        (SVE(layers=layers, keep=keep, completion="map"), SparseViT(sparsity=dropped).completed())
+        for keep, dropped in ((3 / 16, 0.4), (1 / 8, 0.6))
+    ]
+
+
+COMBINATIONS: dict[str, Callable[[nn.Module, tuple[int, ...]], list[tuple[Settings, ...]]]] = {
+    COMBINED: combined, WITH_WINDOWS: with_windows,
+}  # fmt: skip
 
 
 def measured(

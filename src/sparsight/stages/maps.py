@@ -47,7 +47,7 @@ def skipped_windows(model: nn.Module) -> Iterator[dict[int, Tensor]]:
         dropped = carry.orders[layout.shift][0, block.kept(len(layout.table)) :]
         skipped = torch.zeros(int(layout.table.max()) + 1, dtype=torch.float32, device="cpu")
         skipped[layout.table[dropped].flatten().cpu()] = 1
-        share = skipped[:n] / (2 * len(block._sparsight.config.by_stage[block.stage]))
+        share = skipped[:n] / len(block._sparsight.config.stages[block.stage])
         found[block.stage] = (
             found.get(block.stage, torch.zeros(n, dtype=torch.float32, device="cpu")) + share
         )

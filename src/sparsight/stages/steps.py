@@ -185,11 +185,15 @@ def refitted(bench: Bench, plan: Plan) -> Plan:
 
 def crossed(bench: Bench, plan: Plan) -> Plan:
     """The token count below which layers run dense, if it can be measured here."""
-    tokens, rows = crossover(bench.model, plan)
+    sized = [method for method in plan.methods if "crossover" in method_of(method).steps]
+    tokens, rows = crossover(bench.model, plan.with_(methods=sized))
     if tokens is None:
-        least = max(method.min_tokens for method in plan.methods)
+        least = max(method.min_tokens for method in sized)
         return _because(plan, f"dense below {least} tokens: the default, not measured here")
-    methods = [method.model_copy(update={"min_tokens": tokens}) for method in plan.methods]
+    methods = [
+        method.model_copy(update={"min_tokens": tokens}) if method in sized else method
+        for method in plan.methods
+    ]
     plan = plan.with_(methods=methods, recipe=plan.recipe | {"crossover": rows})
     return _because(
         plan, f"dense below {tokens} tokens: from there on sparse was faster on this machine"

@@ -49,11 +49,15 @@ class ExitBlock(ReducingBlock):
         """`count` of the tokens with this score."""
         return with_stride(score, count, self._sparsight.prefix, self._sparsight.config.recover)
 
+    def among(self, tokens: int) -> int:
+        """How many of all tokens go on by their share, whatever their score."""
+        return self._sparsight.kept(tokens, self._sparsight.config.kept_after(self._sparsight.layer - 1))
+
     def count(self, score: Tensor, tokens: int) -> int:
         """How many of the tokens with this score (b, k) go on."""
         config, prefix, exit_ = self._sparsight.config, self._sparsight.prefix, self._sparsight.layer - 1
         if config.bound is None:
-            return self._sparsight.kept(tokens, config.kept_after(exit_))
+            return self.among(tokens)
         if (bound := self.tensor("bound")) is None:
             bound = score.new_tensor(2 * math.log(config.bound[config.exits.index(exit_)]))
         wanted = (score[:, prefix:] >= bound).sum(1).max().item()
@@ -75,7 +79,7 @@ class ExitBlock(ReducingBlock):
         view = View(
             tokens, normalised(tokens), site.prefix, lambda: qkv()[:2], site.config.sample_every,
             {name: self.tensor(name) for name in score.tensors(tokens.shape[2])},
-            count=min(tokens.shape[1], site.kept(whole, site.config.kept_after(site.layer - 1))),
+            count=min(tokens.shape[1], self.among(whole)),
             values=lambda: qkv()[2], projection=lambda: site.output_weight(attention),
         )  # fmt: skip
         return score(view)

@@ -1,4 +1,4 @@
-"""SparseViT: windows of small activations skip whole blocks of a Swin."""
+"""SparseViT: windows of small activations skip whole blocks."""
 
 from sparsight.methods.sparsevit.config import SparseViT
 

@@ -1,4 +1,4 @@
-"""A Swin block in which windows of small activations are skipped, in place of the dense one.
+"""A block in which windows of small activations are skipped, in place of the dense one.
 
     x_w <- Block(x_w) for the windows w of highest score, and x_w as it is for all others
                                                           (ours: x_w + [n_w, 1] W with completion)
@@ -15,16 +15,14 @@ nothing is written back to them.
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from sparsight.completions.linear import Regression, fit_error, mapped, normalised
 from sparsight.errors import SparsightError
-from sparsight.families.calls import wants_maps
+from sparsight.families.calls import wants_maps, with_settings
 from sparsight.families.windows import Windows
 from sparsight.inplace import Change
 from sparsight.methods.site import Site
@@ -57,21 +55,27 @@ class WindowBlock(Change):
         reentrant gradient checkpointing has lost the ranking of the stage.
         """
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
-        windows = self.windows
-        layout = self._layout_of(x, windows.grid(x, host))
-        count = len(layout.table)
-        kept = self.kept(count)
-        if kept == count or x[0, ..., 0].numel() < site.config.min_tokens:
-            with windows.steady(self):
-                return self.dense(x, **host)
+        if x[0, ..., 0].numel() < site.config.min_tokens:
+            return self._dense(x, host)
+        layout = self._layout_of(x, self.windows.grid(x, host))
+        kept, carry = self.kept(len(layout.table)), self.carried(x)
+        if kept == len(layout.table):
+            return self._with(self._dense(x, host), carry)
         if host.get("output_attentions") or wants_maps(site.family.parts.attention(self)):
             raise SparsightError(
                 f"layer {site.layer} is sparse and has no attention map: call without "
                 "output_attentions, or restore the model first"
             )
-        rows, carry = x.flatten(1, -2), self.carried(x)
-        done = self._run(rows, layout, self.ranked(carry, layout), kept)
-        result = windows.result(done, x)
+        done = self._run(x.flatten(1, -2), layout, self.ranked(carry, layout), kept)
+        return self._with(self.windows.result(done, x), carry)
+
+    def _dense(self, x: Tensor, host: dict[str, Any]) -> Any:
+        with self.windows.steady(self):
+            return self.dense(x, **host)
+
+    @staticmethod
+    def _with(result: Any, carry: Carry) -> Any:
+        """What a block returns, and with it what the others of the stage need to know."""
         setattr(result if isinstance(result, Tensor) else result[0], CARRY, carry)
         return result
 
@@ -89,7 +93,7 @@ class WindowBlock(Change):
 
     def kept(self, count: int) -> int:
         """How many of so many windows are kept; SparsightError if none would be."""
-        kept = count - dropped_count(count, self._sparsight.config.by_pair[self._sparsight.layer // 2])
+        kept = count - dropped_count(count, self._sparsight.config.sparsity_of(self._sparsight.layer))
         if kept == 0:
             raise SparsightError(self._too_few(count))
         return kept
@@ -97,12 +101,16 @@ class WindowBlock(Change):
     def carried(self, x: Tensor) -> Carry:
         """The scores of the stage: from the block before, or of these tokens."""
         carry: Carry | None = getattr(x, CARRY, None)
-        if carry is None and not self.leads and x.is_leaf and x.requires_grad:
-            raise SparsightError(  # its recomputation detaches x, so the ranking would be another one
-                f"layer {self._sparsight.layer} shares the ranking of its stage, which gradient "
-                "checkpointing with use_reentrant=True loses: choose use_reentrant=False"
-            )
-        return carry or Carry(self.scored(x.detach().flatten(1, -2)))
+        if carry is None and not self.leads:
+            by_fit = SCORES[self._sparsight.config.score].tensors(1)  # which the first of the stage has
+            # Recomputation of a checkpoint detaches x, so the ranking would be another one.
+            if by_fit or (x.is_leaf and x.requires_grad):
+                raise SparsightError(
+                    f"layer {self._sparsight.layer} shares the ranking of its stage and was not told: "
+                    "a hook that returns a new tensor loses that (change it in place), and so does "
+                    "gradient checkpointing with use_reentrant=True (choose use_reentrant=False)"
+                )
+        return carry or Carry(self.scored(x.flatten(1, -2)))
 
     @torch.no_grad()  # a ranking has no gradient
     def scored(self, rows: Tensor) -> Tensor:
@@ -124,8 +132,7 @@ class WindowBlock(Change):
         The others as they are, or completed.
         """
         family, (b, n, c) = self._sparsight.family, x.shape
-        parts, windows, attn = family.parts, self.windows, family.parts.attention(self)
-        kept, flat = order[:, :count], x.flatten(0, 1)
+        parts, kept, flat = family.parts, order[:, :count], x.flatten(0, 1)
         rows = window_rows(x, layout.table, kept)
         if layout.padded:  # one row more, for places without a token
             flat = torch.cat([flat, flat.new_zeros(1, c)])
@@ -133,13 +140,11 @@ class WindowBlock(Change):
         h = parts.norm(self, tokens)
         if layout.padded:
             h = h * (rows < b * n).view(b, -1, 1)
-        h = h.view(kept.numel(), -1, c)
-        seen = windows.bias(self)[None]
+        mask = None
         if layout.masks is not None and layout.kind is not None:
-            kinds = seen + layout.masks.to(seen.dtype)[:, None]
-            seen = kinds.index_select(0, layout.kind.index_select(0, kept.reshape(-1)))
-        out = scaled_dot_product_attention(*parts.qkv(attn, h), attn_mask=seen).transpose(1, 2)
-        y = parts.merge(attn, out, h).view(b, -1, c)
+            mask = layout.masks.index_select(0, layout.kind.index_select(0, kept.reshape(-1)))
+        with with_settings(parts.attention(self), self._sparsight.settings):
+            y = self.windows.attend(self, h.view(kept.numel(), -1, c), mask).view(b, -1, c)
         tokens = parts.mlp(self, parts.residual(self, tokens, y))
         left = self._left(flat, window_rows(x, layout.table, order[:, count:]))
         return left.index_copy_(0, rows, tokens.view(-1, c))[: b * n].view(b, n, c)
@@ -155,9 +160,10 @@ class WindowBlock(Change):
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
         windows, site = self.windows, self._sparsight
         size, shift = windows.size(self), windows.shift(self, grid)
+        key, kept = (grid, size, shift, x.device, x.dtype), site.shared
         if torch.compiler.is_compiling():  # it becomes constants of the graph
-            return lay_out(self, windows, x, grid, size, shift)
-        key, kept = (grid, size, shift, x.device), site.shared
+            known = torch.compiler.is_exporting() and kept is not None and kept[0] == key
+            return kept[1] if known else lay_out(self, windows, x, grid, size, shift)
         if kept is None or kept[0] != key:  # replicas on several devices share the site
             with torch.inference_mode(False):  # training may come after inference
                 site.shared = kept = (key, lay_out(self, windows, x, grid, size, shift))
@@ -167,15 +173,12 @@ class WindowBlock(Change):
     @property
     def stage(self) -> int:
         """The place of this block's stage."""
-        return sum(end <= self._sparsight.layer // 2 for end in self._ends()) - 1
-
-    def _ends(self) -> list[int]:
-        """Pairs before each stage, and in all."""
-        return list(accumulate(map(len, self._sparsight.config.by_stage), initial=0))
+        found: int = self._sparsight.config.stage_of(self._sparsight.layer)
+        return found
 
     def _too_few(self, count: int) -> str:
         """The sentence for a map with so few windows that none would be left."""
-        stage, sparsity = self.stage + 1, self._sparsight.config.by_pair[self._sparsight.layer // 2]
+        stage, sparsity = self.stage + 1, self._sparsight.config.sparsity_of(self._sparsight.layer)
         return (
             f"stage {stage} has {count} window{'s' * (count > 1)} in a picture of this size, and "
             f"sparsity {sparsity} would leave none: it can drop at most {count - 1} of {count}; lower "
@@ -188,8 +191,7 @@ class WindowBlock(Change):
         """The map from what the block adds to the tokens of skipped windows; before that, the score."""
         site, rows, found = self._sparsight, x.flatten(1, -2), dict[str, Tensor]()
         layout = self._layout_of(x, self.windows.grid(x, host))
-        with self.windows.steady(self):
-            full = self.dense(x, **host)
+        full = self._dense(x, host)
         added = (full if isinstance(full, Tensor) else full[0]).flatten(1, -2) - rows
         normal = normalised(rows)
         if site.config.score == "map-error" and self.leads:

@@ -1,7 +1,6 @@
 """The settings of SparseViT, as plain data."""
 
 from collections.abc import Iterable
-from itertools import accumulate
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -16,19 +15,25 @@ if TYPE_CHECKING:
     from sparsight.families import Family
 
 Sparsity = Annotated[float, Field(ge=0, lt=1)]
+Stages = tuple[tuple[Layers, ...], ...]
 
 
 class SparseViT(Settings):
-    """A fraction `sparsity` of the windows skips each pair of blocks, one regular and one shifted.
+    """A fraction `sparsity` of the windows skips each unit of a stage.
 
-    Paper's symbol = name here: layerwise activation sparsity = `sparsity`, by stage and then by pair,
-    as in ((0.6,), (0,), (0.2, 0.4, 0.5), (0,)); one figure is for every pair of every stage.  Later
-    pairs drop a longer part of one ranking, so it does not fall within a stage.  Not in the paper:
-    other scores than the magnitude, and `completion`="map", a linear map in place of what the skipped
-    block adds.
+    A unit is a block that attends within windows; in a Swin a pair of them, one regular and one
+    shifted.  A stage is a run of them that see the same windows: in a Swin the model's stage, elsewhere
+    what lies between blocks that pool, change the width or see all tokens.
+
+    Paper's symbol = name here: layerwise activation sparsity = `sparsity`, by stage and then by unit,
+    as in ((0.6,), (0,), (0.2, 0.4, 0.5), (0,)); one figure is for every unit of every stage.  Later
+    units drop a longer part of one ranking, so it does not fall within a stage.  `layers` are those of
+    each unit, and the model's own: `apply` fills them in.  Not in the paper: other scores than the
+    magnitude, and `completion`="map", a linear map in place of what the skipped block adds.
     """
 
     sparsity: Sparsity | tuple[tuple[Sparsity, ...], ...] = 0.5
+    layers: Stages | None = None
     score: ScoreName = "magnitude"
     completion: Literal["last", "map"] = "last"
     # A window that is dropped saves all its work, so even a small map gains.
@@ -37,7 +42,7 @@ class SparseViT(Settings):
     @field_validator("sparsity", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        """Accept lists and other iterables, and one figure for all pairs of a stage of one pair."""
+        """Accept lists and other iterables, and one figure for a stage of one unit."""
         found = listed(value)
         if not isinstance(found, tuple):
             return found
@@ -55,21 +60,32 @@ class SparseViT(Settings):
 
     @property
     def by_stage(self) -> tuple[tuple[float, ...], ...]:
-        """`sparsity` of every pair; only after one figure has been resolved."""
+        """`sparsity` of every unit; only after one figure has been resolved."""
         if not isinstance(self.sparsity, tuple):
             raise ValueError(f"sparsity={self.sparsity} has not been resolved against a model")
         return self.sparsity
 
     @property
-    def by_pair(self) -> tuple[float, ...]:
-        """`sparsity` of every pair, all stages in a row."""
-        return tuple(s for stage in self.by_stage for s in stage)
+    def stages(self) -> tuple[dict[int, float], ...]:
+        """For each stage the sparsity of its layers; of resolved settings."""
+        assert self.layers is not None  # `fit` has filled them in
+        return tuple(
+            {layer: s for unit, s in zip(units, stage, strict=True) for layer in unit}
+            for units, stage in zip(self.layers, self.by_stage, strict=True)
+        )
+
+    def stage_of(self, layer: int) -> int:
+        """The place of the stage of a layer."""
+        return next(n for n, stage in enumerate(self.stages) if layer in stage)
+
+    def sparsity_of(self, layer: int) -> float:
+        """What is dropped in a layer."""
+        return self.stages[self.stage_of(layer)][layer]
 
     def leads(self, layer: int) -> bool:
         """Whether a block is the first of its stage that drops windows: it scores for the others."""
-        ends = list(accumulate(map(len, self.by_stage), initial=0))
-        first = max(end for end in ends if end <= layer // 2)
-        return layer % 2 == 0 and not any(self.by_pair[first : layer // 2])
+        stage = self.stages[self.stage_of(layer)]
+        return layer == next((n for n, s in stage.items() if s > 0), None)
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
@@ -94,21 +110,25 @@ class SparseViT(Settings):
         return self
 
     def changed_layers(self, available: Layers) -> Layers:
-        """Both blocks of every pair that drops windows."""
-        return tuple(layer for layer in available if self.by_pair[layer // 2] > 0)
+        """The blocks of every unit that drops windows."""
+        return tuple(layer for stage in self.stages for layer, s in stage.items() if s > 0)
 
 
 def fit(config: SparseViT, model: "nn.Module", family: "Family") -> SparseViT:
-    """`config` with a figure for every pair of `model`; raises PlanError if it has other pairs."""
+    """`config` with a figure for every unit of `model`; raises PlanError if it has other units."""
     assert family.windows is not None  # or the method would have been refused
-    depths = family.windows.stages(model)
+    stages = family.windows.stages(model)
+    if config.layers not in (None, stages):
+        raise PlanError("the windows of the plan are in other layers than those of this model")
+    config, wanted = config.model_copy(update={"layers": stages}), list(map(len, stages))
     if not isinstance(config.sparsity, tuple):
-        every = tuple((config.sparsity,) * (depth // 2) for depth in depths)
+        every = tuple((config.sparsity,) * units for units in wanted)
         return config.model_copy(update={"sparsity": every})
-    found, pairs = [len(stage) for stage in config.sparsity], [depth // 2 for depth in depths]
-    if found != pairs:
+    if (found := list(map(len, config.sparsity))) != wanted:
+        each = "blocks" if len(stages[0][0]) == 1 else "pairs of blocks"
         raise PlanError(
-            f"sparsity has {found} figures in its stages; this model has {pairs} pairs of blocks in its"
+            f"sparsity has {found} figures in its stages; this model has {wanted} {each} with windows "
+            "in its"
         )
     return config
 

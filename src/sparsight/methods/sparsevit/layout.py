@@ -26,7 +26,7 @@ def lay_out(
     block: Any, windows: Windows, x: Tensor, grid: tuple[int, int], size: tuple[int, int],
     shift: tuple[int, int],
 ) -> Layout:  # fmt: skip
-    """For a map of `grid` in windows of `size`, on the device of the block's input `x`."""
+    """For a map of `grid` in windows of `size`; device and dtype are those of the block's input `x`."""
     table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
     down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
     is_padded = (down * size[0], across * size[1]) != grid
@@ -34,7 +34,10 @@ def lay_out(
         return Layout(shift, table, is_padded, None, None)
     # Tokens from opposite edges meet in the last row and column of windows, and nowhere else.
     corners = torch.tensor([0, across - 1, (down - 1) * across, down * across - 1], device=x.device)
-    masks = windows.mask(block, (down * size[0], across * size[1]), x).index_select(0, corners)
+    masks = windows.mask(block, (down * size[0], across * size[1]), x)
+    if masks is None:
+        return Layout(shift, table, is_padded, None, None)
+    masks = masks.to(x).index_select(0, corners)
     is_last = [torch.arange(count, device=x.device) == count - 1 for count in (down, across)]
     kind = (2 * is_last[0].long()[:, None] + is_last[1].long()).view(-1)
     return Layout(shift, table, is_padded, masks, kind)

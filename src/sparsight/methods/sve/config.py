@@ -25,7 +25,8 @@ class SVE(Settings):
     Paper's symbol = name here: nk / N = `keep`; nq / N = `keep_queries` (`keep` if not given);
     S = `layers`; the layers that reuse a pattern = `groups`, of which the first layer ranks.
     Not in the paper: `completion`, a linear map beside the attention of the queries that see only the
-    kept keys; other scores than average attention (`exact`, `sampled`, `linear`).
+    kept keys; other scores than average attention (`exact`, `sampled`, `linear`), of which `lattice`
+    looks at no token.
     """
 
     layers: Layers | Literal["all", "auto"] = "auto"

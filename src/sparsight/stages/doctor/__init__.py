@@ -107,7 +107,7 @@ def _gains(
             "pictures from tensors: make a plan with sparsight.optimize and look at sparsight.measure"
         ) from None
     ours = [way for way in found if way.name in ways.OURS and way.sparse is not None]
-    kinds = blocks.kinds_of(family, done)
+    kinds = blocks.kinds_of(family.units(dense), done)
     main = next((kind for kind in kinds if kind.units[0][0] in family.global_layers(dense)), None)
     sparse = [way.sparse for way in ours if way.sparse is not None]
     own, clock = forms.words(first.dtype), Clock(BUDGET_S, first.device)

@@ -1,7 +1,7 @@
 """Single blocks timed in place of the whole model, which may take long: one of each kind.
 
-A unit is what is run together: one block, or a regular and a shifted one where all attend within
-windows.  Units that do the same work are of one kind, and one of them is timed for all.
+A unit is what is run together: one block, or a regular and a shifted one where windows are shifted.
+Units that do the same work are of one kind, and one of them is timed for all.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,12 +32,10 @@ class Kind:
     ms: float | None = None  # of one, if it was timed
 
 
-def kinds_of(family: Family, work: Work) -> list[Kind]:
+def kinds_of(units: Iterable[Unit], work: Work) -> list[Kind]:
     """All units of a model by kind, the kind with the most work in all first."""
-    step = 2 if family.windows is not None else 1
     found: dict[Any, list[Unit]] = {}
-    for first in range(0, len(work.calls), step):
-        unit = tuple(range(first, first + step))
+    for unit in units:
         found.setdefault(tuple(work.calls[layer].key for layer in unit), []).append(unit)
     kinds = [Kind(tuple(units), sum(work.calls[n].gflops for n in units[0])) for units in found.values()]
     return sorted(kinds, key=lambda kind: -kind.gflops * len(kind.units))

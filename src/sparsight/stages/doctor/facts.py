@@ -40,8 +40,9 @@ def library(model: nn.Module) -> dict[str, str | None]:
 
 def of_family(model: nn.Module, family: Family) -> dict[str, Any]:
     """Where a supported encoder has its blocks, and which of them can become sparse."""
-    blocks, wide = family.blocks(model), family.windows is not None
+    blocks, windowed = family.blocks(model), family.layers_with("windows", model)
     every, open_ = tuple(range(len(blocks))), family.global_layers(model)
+    kinds = {"global": open_, "windows": windowed}
     return {
         "family": family.name,
         "verified_with": family.verified_with,
@@ -50,9 +51,10 @@ def of_family(model: nn.Module, family: Family) -> dict[str, Any]:
         "heads": sorted({family.heads(block) for block in blocks}),
         "prefix_tokens": family.prefix_tokens(model),
         "patch_px": list(family.patch_px(model)),
-        "attention": "windows" if wide else "global" if open_ == every else "global and windows",
-        "sparse_layers": list(every if wide else open_),
-        "dense_layers": [] if wide else [n for n in every if n not in open_],
+        "attention": " and ".join(kind for kind, layers in kinds.items() if layers),
+        "sparse_layers": sorted({*open_, *windowed}),
+        "window_layers": list(windowed),
+        "dense_layers": [n for n in every if n not in open_ and n not in windowed],
     }
 
 
@@ -61,7 +63,11 @@ def notes(model: nn.Module, family: Family) -> list[str]:
     found, blocks = [], family.blocks(model)
     for layer, block in enumerate(blocks):
         names = ("attention", "mlp", "block") if family.has_blocks else ("attention",)
-        parts = {part: family.parts.changed(block, part) for part in names}
+        parts = {
+            part: family.parts.changed(block, part)
+            for part in names
+            if part != "mlp" or hasattr(block, part)
+        }
         try:
             for part, module in parts.items():
                 check_changeable(module, f"the {part} of layer {layer}")

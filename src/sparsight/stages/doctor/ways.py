@@ -10,11 +10,11 @@ from sparsight.errors import SparsightError
 from sparsight.fit import UNFIT
 from sparsight.methods import METHODS, SVE, LowerResolution, Settings, method_of
 from sparsight.stages.arm import arm_of
-from sparsight.stages.compare import COMBINED, combined
+from sparsight.stages.compare import COMBINATIONS
 from sparsight.stages.doctor.outline import gflops_of, sparse_copy
 
 # Those that `optimize` prepares without training; the others are baselines, or are trained first.
-OURS = ("sve", "mlp-routing", "early-exit", "sparsevit", COMBINED)
+OURS = ("sve", "mlp-routing", "early-exit", "sparsevit", *COMBINATIONS)
 TRAINED = ("spot",)
 
 
@@ -37,16 +37,17 @@ class Way:
 
 
 def ways(model: nn.Module, size: tuple[int, int]) -> list[Way]:
-    """Every method at its default, and the combination of ours; counted at `size`, or refused."""
+    """Every method at its default, and the combinations of ours; counted at `size`, or refused."""
     family, found = family_in(model), list[Way]()
     for name, method in METHODS.items():
         default = SVE(layers="all") if method.config is SVE else method.config()
-        way = Way(name, (default.completed(),))
+        way = Way(name, (default if method.changes == "pictures" else default.completed(),))
         if method.changes != "pictures" and not family.layers_with(method.needs, model):
             way.refused = UNFIT[method.needs].format(method=name, family=family.name)
         found.append(way)
-    if both := combined(model, family.global_layers(model)):
-        found.append(Way(COMBINED, both[0]))
+    for name, combine in COMBINATIONS.items():
+        if both := combine(model, family.global_layers(model)):
+            found.append(Way(name, both[0]))
     for way in found:
         if not way.refused:
             _count(way, model, size)

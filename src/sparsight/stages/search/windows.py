@@ -1,14 +1,13 @@
-"""What a search may choose for SparseViT: how many windows each pair of blocks drops (its Step III).
+"""What a search may choose for SparseViT: how many windows each unit drops (its Step III).
 
 The paper's genes are one sparsity of {0, 0.1, ..., 0.8} for each pair of blocks, sorted within a stage.
-Here figures that drop equally many windows of the picture at hand are one allele, and those that would
-leave none are left out.
+Here a unit is a block or such a pair, figures that drop equally many windows of the picture at hand are
+one allele, and those that would leave none are left out.
 """
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -24,19 +23,19 @@ SPARSITIES = tuple(tenth / 10 for tenth in range(9))
 
 @dataclass(frozen=True)
 class WindowSpace:
-    """One gene for each pair of blocks."""
+    """One gene for each unit."""
 
     base: SparseViT  # what is not searched
-    pairs: tuple[int, ...]  # of each stage
+    units: tuple[int, ...]  # of each stage
     counts: tuple[int, ...]  # windows of each stage
 
     @property
     def genes(self) -> dict[str, Sequence[Any]]:
-        """By stage and pair, counted from 1."""
+        """By stage and unit, counted from 1."""
         return {
-            f"stage.{stage}.pair.{pair}": self._alleles(count)
-            for stage, (pairs, count) in enumerate(zip(self.pairs, self.counts, strict=True), 1)
-            for pair in range(1, pairs + 1)
+            f"stage.{stage}.unit.{unit}": self._alleles(count)
+            for stage, (units, count) in enumerate(zip(self.units, self.counts, strict=True), 1)
+            for unit in range(1, units + 1)
         }
 
     def settings(self, values: Values) -> SparseViT | None:
@@ -46,7 +45,7 @@ class WindowSpace:
             tuple(
                 sorted(genes[name][values[name]] for name in genes if name.startswith(f"stage.{stage}."))
             )
-            for stage in range(1, len(self.pairs) + 1)
+            for stage in range(1, len(self.units) + 1)
         )
         if not any(map(any, stages)):
             return None
@@ -59,11 +58,11 @@ class WindowSpace:
             chosen.append(dict.fromkeys(self.genes, share))
             rising = dict.fromkeys(self.genes, 0.0)
             for name in self.genes:
-                _, stage, _, pair = name.split(".")
+                _, stage, _, unit = name.split(".")
                 if stage == "1":
                     rising[name] = min(0.8, share + 0.2)
                 elif stage == "3":
-                    rising[name] = share * int(pair) / self.pairs[2]
+                    rising[name] = share * int(unit) / self.units[2]
             chosen.append(rising)
         return [
             {name: _nearest(self.genes[name], wanted) for name, wanted in start.items()}
@@ -80,7 +79,7 @@ def window_space(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowSp
     family = family_in(model)
     windows, blocks = family.windows, family.blocks(model)
     assert windows is not None  # or the plan would not have resolved
-    depths, counts = windows.stages(model), []
+    stages, counts = windows.stages(model), []
 
     def count(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = tuple(inspect.signature(block.forward).parameters)[1:]
@@ -88,15 +87,15 @@ def window_space(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowSp
         (height, width), (tall, wide) = windows.grid(args[0], host), windows.size(block)
         counts.append(-(-height // tall) * -(-width // wide))
 
-    firsts = accumulate(depths[:-1], initial=0)
-    handles = [blocks[n].register_forward_pre_hook(count, with_kwargs=True) for n in firsts]
+    firsts = [blocks[units[0][0]] for units in stages]
+    handles = [block.register_forward_pre_hook(count, with_kwargs=True) for block in firsts]
     try:
         with torch.no_grad():
             family.features(model, picture)
     finally:
         for handle in handles:
             handle.remove()
-    return WindowSpace(base, tuple(depth // 2 for depth in depths), tuple(counts))
+    return WindowSpace(base, tuple(map(len, stages)), tuple(counts))
 
 
 def _nearest(alleles: Sequence[float], wanted: float) -> int:
