@@ -149,7 +149,7 @@ PLANS = {
     "moved": (
         sparsight.SVE(layers=(0,), keep=1 / 2, score="contribution", min_tokens=0, sample_every=4),
         sparsight.EarlyExit(
-            after=(0,), keep=1 / 2, score="contribution-bound", sample_every=4, min_tokens=0
+            after=(0,), keep=1 / 2, score="contribution-bound", sample_every=4, recover=4, min_tokens=0
         ),
     ),
 }

@@ -416,6 +416,28 @@ def test_the_best_by_every_score_go_on_and_a_batch_is_its_pictures(method, name,
         assert set(kept) == set(values.topk(count).indices.tolist())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_in_half_precision_rank_by_every_score(dtype):
+    images = make_images(make_model("dinov2"))
+    for method, name in ALL:
+        model = make_model("dinov2").to(dtype)
+        sparsight.apply(model, plan_of(model, settings_of(method, name)))
+        found = features(model, images.to(dtype))
+        assert found.dtype == dtype
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("name", [*ATTENTION, *TOKENS])
+def test_mixed_precision_does_not_blur_a_score(name):
+    view = made()
+    wanted = SCORES[name](view)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = SCORES[name](view)
+    if name in TOKENS:  # of sums in which few digits tell tokens apart
+        assert torch.equal(got, wanted)
+    assert (got - wanted).abs().max() <= 0.02 * wanted.abs().max()  # products with 8 bits
+
+
 @pytest.mark.parametrize("method", ["early-exit", "cls-topk"])
 def test_recovered_tokens_go_on_among_those_that_are_kept(method):
     model = make_model("dinov2")

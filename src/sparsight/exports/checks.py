@@ -68,7 +68,7 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
     if config.depends_on_picture:
         return (
             "the kept count depends on the picture (a bound, a threshold), and a graph's may depend on "
-            "its size alone; EarlyExit(keep=...) exports"
+            "its size alone; EarlyExit with keep=... exports"
         )
     if isinstance(config, SPOT):
         return "what its layers note of their attention does not get into a graph; EarlyExit exports"

@@ -32,8 +32,14 @@ def _(x: Tensor, first: Tensor, count: int, each: int) -> Tensor:
 
 @torch.no_grad()  # a selection has none
 def _greedy(x: Tensor, first: Tensor, count: int, each: int) -> Int[Tensor, "b k"]:
-    unit = F.normalize(x.float(), dim=2)
-    common = torch.zeros(unit.shape[:2], dtype=torch.float32, device=x.device)
+    with torch.autocast(x.device.type, enabled=False):  # sums of cosines want all digits
+        return _picked(F.normalize(x.float(), dim=2), first, count, each)
+
+
+def _picked(
+    unit: Float[Tensor, "b n c"], first: Int[Tensor, " b"], count: int, each: int
+) -> Int[Tensor, "b k"]:
+    common = torch.zeros(unit.shape[:2], dtype=torch.float32, device=unit.device)
     picked, chosen = first[:, None], [first[:, None]]
     for begin in range(1, count, each):
         own = unit.gather(1, picked[:, :, None].expand(-1, -1, unit.shape[2])).sum(1, keepdim=True)

@@ -73,7 +73,9 @@ def with_stride(
     if every is None:
         return top(score, count, prefix)
     patches, wanted = score.shape[1] - prefix, count - prefix
-    best = top(score, prefix + max(0, -((patches - wanted * every) // (every - 1))), prefix)
+    # Of a symbol's sign nothing is known before the run.
+    least = torch.sym_max(0, -((patches - wanted * every) // (every - 1)))
+    best = top(score, prefix + least, prefix)
     rest = others(best, score.shape[1])[:, every - 1 :: every]
     return torch.cat([best, rest[:, : count - best.shape[1]]], 1)
 

@@ -48,14 +48,13 @@ class PruningBlock(PartedBlock):
         """In a stage, the top tokens go on; the others have their last value from here."""
         after, seen = self.attend(tokens, state, host)
         site, there, count = self._sparsight, tokens.shape[1], self.count(x.shape[1])
-        view = self.view(tokens, after, seen, state, count)
         if self.is_asked(x.shape[1]):
             with torch.no_grad():
-                note = by_class(view)[:, site.prefix :, None]
-            state = replace(state, notes={**state.notes, site.layer: note})
+                own = by_class(self.view(tokens, after, seen, state, count))
+            state = replace(state, notes={**state.notes, site.layer: own[:, site.prefix :, None]})
         if not all_kept(count, there):
             with torch.no_grad():  # a ranking has no gradient
-                score = SCORES[site.config.score](view)
+                score = SCORES[site.config.score](self.view(tokens, after, seen, state, count))
                 kept = with_stride(score, count, site.prefix, site.config.recover)
                 kept = in_order(kept, there)  # the class token stays the first, which the next asks
             x, after = put(x, state.rows, after), take(after, kept)
