@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from sparsight.families import Family
 from sparsight.families.grid import CuttingPatches, Grid, cutter_of
 from sparsight.identity import check_identity
 from sparsight.inplace import Change, check_changeable
-from sparsight.methods import Settings, method_of, tensor_name
+from sparsight.methods import SVE, Settings, method_of, tensor_name
 from sparsight.plan import Plan
 from sparsight.scores import NEEDS, SCORES
 
@@ -133,6 +134,18 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     return found
 
 
+def free_layers(plan: Plan, model: nn.Module, family: Family) -> tuple[int, ...]:
+    """The layers that SVE could have: no other method changes their attention or takes tokens out."""
+    available = family.global_layers(model)
+    taken = {
+        layer
+        for config in plan.methods
+        if not isinstance(config, SVE) and method_of(config).changes in ("attention", "block")
+        for layer in _resolved(config, model, family).changed_layers(available)
+    }
+    return tuple(layer for layer in available if layer not in taken)
+
+
 def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
     """Raise PlanError if two methods of the plan exclude each other."""
     kinds = [type(config).__name__ for config in plan.methods]
@@ -145,12 +158,18 @@ def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
         by_change.setdefault(method_of(config).changes, []).append(config)
     taking = by_change.get("block", [])
     if len(taking) > 1:
-        one, other = (type(config).__name__ for config in taking[:2])
+        one, two = (type(config).__name__ for config in taking[:2])
         raise PlanError(
-            f"{one} and {other} both take tokens or windows out of the blocks: choose one of them"
+            f"{one} and {two} both take tokens or windows out of the blocks: choose one of them"
         )
+    available = family.layers_with("global", model)
+    for first, other in combinations(by_change.get("attention", []), 2):
+        if shared := set(first.changed_layers(available)) & set(other.changed_layers(available)):
+            raise PlanError(
+                f"{type(first).__name__} and {type(other).__name__} both change the attention of layer "
+                f"{min(shared)}: name other layers in one of them"
+            )
     for config in by_change.get("attention", []):
-        available = family.layers_with("global", model)
         for leaving in taking:
             shared = set(config.changed_layers(available)) & set(leaving.changed_layers(available))
             if shared:
