@@ -82,7 +82,7 @@ def rf_detr():
 
     backbone = HF_SMALL | {
         "model_type": "rf_detr_dinov2", "patch_size": 8, "num_windows": 2, "mlp_ratio": 2,
-        "out_features": ["stage2", "stage4"],
+        "out_features": ["stage2", "stage4"], "image_size": 72,  # no multiple of its windows
     }  # fmt: skip
     backbone.pop("intermediate_size")
     config = RfDetrConfig(

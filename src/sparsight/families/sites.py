@@ -7,6 +7,7 @@ in the order of the forward pass; its block is what stands around it in the mode
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from weakref import WeakKeyDictionary
 
@@ -52,6 +53,7 @@ class Found:
     patch_px: tuple[int, int]
     flat: bool  # see inputs_of
     sites: tuple[Site, ...]
+    size_px: tuple[int, int] = (0, 0)  # height and width of the picture it was run on
 
 
 @dataclass(frozen=True)
@@ -139,29 +141,32 @@ def found_in(model: Host) -> Found | str:
 
 def _found_in(model: Host) -> Found | str:
     px, merge = patch_of(model), merge_of(model)
-    height, width = own_size(model) or (PATCHES // merge * merge * (px or 16),) * 2
+    usual = (PATCHES // merge * merge * (px or 16),) * 2
+    sizes = dict.fromkeys((own_size(model) or usual, usual))
     like = next(model.parameters(), None)
     if like is None:
         return "it has no weights"
-    shape = (1, channels_of(model), height, width)
-    pictures, why = torch.zeros(shape, device=like.device, dtype=like.dtype), ""
-    for flat in (True, False):
+    why = ""
+    for size, flat in product(sizes, (True, False)):
+        shape = (1, channels_of(model), *size)
+        pictures = torch.zeros(shape, device=like.device, dtype=like.dtype)
         try:
             seen = dry_run(model, inputs_of(model, pictures, flat))
             break
         except Exception as error:  # whatever a foreign model raises
-            why = why or f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            told = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+            why = why or f"it could not be run on a picture of {size[0]} x {size[1]} ({told})"
     else:
         if takes_clips(model):
             return "it takes clips of several frames, which have no adapter, and no single pictures"
-        return f"it could not be run on a picture of {height} x {width} ({why})"
+        return why
     queries = _queries(model, pictures, flat, merge * (px or 16), seen)
     sites = _sites(model, seen, queries)
     whole = [site for site in sites if site.whole]
     if not whole:
         return _why_none(seen)
-    prefix, px = _prefix(whole[0].tokens, (height, width), px, seen)
-    return Found(type(model).__name__, prefix, (px * merge, px * merge), flat, tuple(sites))
+    prefix, px = _prefix(whole[0].tokens, size, px, seen)
+    return Found(type(model).__name__, prefix, (px * merge, px * merge), flat, tuple(sites), size)
 
 
 def _queries(model: Host, pictures: "Tensor", flat: bool, step: int, seen: Sequence[Seen]) -> set[Host]:
