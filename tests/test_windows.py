@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from conftest import WINDOWED, blocks_of, make_images, plan_of, run_features
+from site_models import make_site
 from test_sparsevit import reference
 
 import sparsight
@@ -12,13 +13,33 @@ from sparsight.attach import applied
 from sparsight.families import family_of
 from sparsight.methods.sparsevit.block import WindowBlock
 
-HOSTS = dict(WINDOWED)
+FIVE = {"num_hidden_layers": 5, "global_attn_indexes": [2], "image_size": 72}
+SAMS = {
+    "sam": lambda: make_site("sam", **FIVE),
+    "sam_hq": lambda: make_site("sam_hq", **FIVE),
+    "deepseek_ocr2": lambda: make_site("deepseek_ocr2", **FIVE),
+    "sam3": lambda: make_site("sam3", **FIVE),
+    "samvit": lambda: make_site("samvit", depth=5, global_attn_indexes=(2,)),
+}  # windows of 4 x 4 tokens, which do not divide the grids below
+HOSTS = WINDOWED | SAMS
+TAKE_ONE_SIZE = ("Sam", "DeepseekOcr2Sam")  # transformers' SAMs, 9 x 9 tokens as configured
 SCORES = ("magnitude", "standout", "map-error")
 
 
 @pytest.fixture(params=HOSTS)
 def model(request):
     return HOSTS[request.param]()
+
+
+def grids(model):
+    """Odd ones, as far as the model takes several."""
+    if type(model).__name__.startswith(TAKE_ONE_SIZE) and not type(model).__name__.startswith("Sam2"):
+        return ((9, 9),)
+    return ((9, 7), (5, 8), (9, 7))
+
+
+def pictures(model, batch=2, seed=1):
+    return make_images(model, batch, grids(model)[0], seed)
 
 
 def rising(model, *, first=0.0, last=0.6):
@@ -48,14 +69,14 @@ def test_reassembled_blocks_equal_the_blocks(model):
     layers = family.windows.layers(model)
     for layer in layers:
         blocks_of(model)[layer].register_forward_hook(check, with_kwargs=True)
-    run_features(model, make_images(model))
+    run_features(model, pictures(model))
     assert len(errors) == len(layers)
     # The same float32 operations in the same order, up to how kernels group sums.
     assert max(errors) < 1e-5
 
 
 def test_a_stage_is_a_run_of_blocks_that_see_the_same_windows(model):
-    family, images, given = family_of(model), make_images(model, batch=1), {}
+    family, images, given = family_of(model), pictures(model, batch=1), {}
     for layer, block in enumerate(blocks_of(model)):
         block.register_forward_pre_hook(
             lambda block, args, n=layer: given.update({n: args[0].shape}), with_kwargs=False
@@ -72,7 +93,7 @@ def test_a_stage_is_a_run_of_blocks_that_see_the_same_windows(model):
 
 
 def test_kept_windows_equal_the_dense_block_and_dropped_ones_what_it_was_given(model):
-    images = make_images(model)
+    images = pictures(model)
     dense = run_features(model, images)
     for sparsity in (rising(model), rising(model, first=0.5, last=0.5)):
         wanted = reference(model, sparsity, images)
@@ -84,7 +105,7 @@ def test_kept_windows_equal_the_dense_block_and_dropped_ones_what_it_was_given(m
 
 @pytest.mark.parametrize("score", SCORES)
 def test_dropped_windows_are_completed(model, score):
-    images, sparsity = make_images(model), rising(model, last=0.5)
+    images, sparsity = pictures(model), rising(model, last=0.5)
     plan = plan_of(model, sparsight.SparseViT(sparsity=sparsity, score=score, completion="map"))
     wanted, plain = reference(model, sparsity, images, plan=plan), reference(model, sparsity, images)
     got = run_features(sparsight.apply(model, plan), images)
@@ -93,7 +114,7 @@ def test_dropped_windows_are_completed(model, score):
 
 
 def test_dropping_nothing_is_the_dense_model_bit_for_bit(model):
-    images = make_images(model)
+    images = pictures(model)
     dense = run_features(model, images)
     for sparsity in (0.0, 1e-4):  # as it is, and too little for one window
         sparsight.apply(model, sparsight.SparseViT(sparsity=sparsity))
@@ -103,7 +124,7 @@ def test_dropping_nothing_is_the_dense_model_bit_for_bit(model):
 
 def test_a_batch_of_two_equals_two_batches_of_one_at_other_sizes_too(model):
     sparsight.apply(model, sparsight.SparseViT(sparsity=0.5))
-    for grid in ((9, 7), (5, 8), (9, 7)):
+    for grid in grids(model):
         images = make_images(model, grid=grid)
         together = run_features(model, images)
         alone = torch.cat([run_features(model, images[:1]), run_features(model, images[1:])])
@@ -112,7 +133,7 @@ def test_a_batch_of_two_equals_two_batches_of_one_at_other_sizes_too(model):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(model, dtype):
-    images = make_images(model, batch=1)
+    images = pictures(model, batch=1)
     sparsight.apply(model, sparsight.SparseViT(sparsity=0.5))
     wanted = run_features(model, images)
     got = run_features(model.to(dtype), images.to(dtype))
@@ -122,7 +143,7 @@ def test_half_precision(model, dtype):
 
 
 def test_restore_brings_everything_back(model):
-    images = make_images(model, batch=1)
+    images = pictures(model, batch=1)
     dense, keys = run_features(model, images), list(model.state_dict())
     objects, kinds = [id(m) for m in model.modules()], [type(m) for m in model.modules()]
     sparsight.apply(model, sparsight.SparseViT(sparsity=0.5))
@@ -135,7 +156,7 @@ def test_restore_brings_everything_back(model):
 
 
 def test_attention_modules_see_the_kept_windows_alone(model):
-    images, seen = make_images(model, batch=1), {}
+    images, seen = pictures(model, batch=1), {}
     family = family_of(model)
     sparsight.apply(model, sparsight.SparseViT(sparsity=0.5))
     for layer in family.windows.layers(model):
@@ -163,11 +184,9 @@ def test_only_units_that_drop_windows_are_changed(model):
     assert changed == list(stages[-1][-1])
 
 
-@pytest.mark.parametrize("name", WINDOWED)
-def test_windows_and_global_blocks_together(name):
+def test_windows_and_global_blocks_together(model):
     """Each is sparse on what the other leaves: windows as alone, and attention in the global blocks."""
-    model = WINDOWED[name]()
-    images, layers = make_images(model), family_of(model).global_layers(model)
+    images, layers = pictures(model), family_of(model).global_layers(model)
     windows = sparsight.SparseViT(sparsity=rising(model), completion="map", score="standout")
     attention = sparsight.SVE(layers=layers, keep=1 / 4, score="exact", completion="map", min_tokens=0)
     plan = plan_of(model, windows, attention)
@@ -185,14 +204,14 @@ def test_windows_and_global_blocks_together(name):
 def test_one_pipeline_prepares_both_and_a_saved_run_brings_them_back(tmp_path, monkeypatch):
     monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2, 3))  # so small a model never gains
     model = WINDOWED["timm_sam2"]()
-    pictures = list(make_images(model, batch=3))
+    given = list(pictures(model, batch=3))
     settings = [sparsight.SVE(keep=1 / 4), sparsight.SparseViT(sparsity=0.5).completed()]
-    plan = sparsight.optimize(model, pictures, settings, tmp_path, max_error=10.0, reuse_overlap=None)
+    plan = sparsight.optimize(model, given, settings, tmp_path, max_error=10.0, reuse_overlap=None)
     assert plan.sve.layers == (5, 6, 8)
     assert plan.one(sparsight.SparseViT).min_tokens == 0  # the crossover is of attention alone
     fitted = {(row["method"], row["layer"]) for row in plan.recipe["completion"]}
     assert fitted == {("sparsevit", layer) for layer in (0, 2, 3)}
-    images = make_images(model, seed=7)
+    images = pictures(model, seed=7)
     errors, dense = [], run_features(model, images)
     for candidate in (plan.at_any_size(), [c.at_any_size() for c in settings]):
         if isinstance(candidate, list):
@@ -222,7 +241,7 @@ def test_figures_for_another_model_are_refused_with_what_is_wanted(model):
 def test_a_ranking_that_got_lost_is_refused_where_it_is_fitted(model):
     """A hook that returns new tensors loses the stage's ranking; by the magnitude it is made anew."""
     stages = [units for units in family_of(model).windows.stages(model) if len(units) > 1]
-    images, first = make_images(model, batch=1), stages[0][0][-1]
+    images, first = pictures(model, batch=1), stages[0][0][-1]
     for score, completion in (("magnitude", "last"), ("map-error", "map")):
         settings = sparsight.SparseViT(sparsity=0.5, score=score, completion=completion)
         changed = sparsight.apply(copy.deepcopy(model), plan_of(model, settings))

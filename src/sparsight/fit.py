@@ -95,12 +95,13 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     method, depth = method_of(config), len(family.blocks(model))
     if method.changes == "pictures":
         return config
-    if method.changes != "attention" and not family.has_blocks:
+    available = family.layers_with(method.needs, model)
+    drops = method.needs == "windows" and available  # what is known of its windows is enough for that
+    if method.changes != "attention" and not family.has_blocks and not drops:
         raise PlanError(
             f"{type(config).__name__} works on whole blocks, which a family describes, and of this "
             f"{type(model).__name__} only its attention is known: use SVE"
         )
-    available = family.layers_with(method.needs, model)
     if not available:
         raise PlanError(UNFIT[method.needs].format(method=type(config).__name__, family=family.name))
     found: Settings = method.fit(config.resolved(available, depth), model, family)

@@ -12,7 +12,7 @@ SWIN = MODELS + "swin.modeling_swin."
 
 
 def blocks_of(m):
-    """All blocks, stage by stage."""
+    """All blocks, stage after stage."""
     return Nested([stage.blocks for stage in m.encoder.layers])
 
 

@@ -14,7 +14,7 @@ FAMILY = replace(
     name="hf_swin_v2",
     examples="Swin v2, and the backbone in its classifiers",
     kinds=(SWIN_V2 + "Swinv2Model",),
-    refused="stages of an odd number of blocks; `Swinv2Backbone`, which returns maps of several stages",
+    refused="stages with an odd number of blocks; `Swinv2Backbone`, which returns maps of all stages",
     requirements=(
         own_forward(SWIN_V2 + "Swinv2Model"),
         (

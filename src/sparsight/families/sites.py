@@ -8,12 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
 import torch
 
-from sparsight.errors import UnsupportedModelError
 from sparsight.families.base import Family
 from sparsight.families.calls import heads_of
 from sparsight.families.dry_run import Seen, dry_run
@@ -21,6 +20,7 @@ from sparsight.families.final import final_rows
 from sparsight.families.inputs import channels_of, inputs_of, merge_of, own_size, patch_of, takes_clips
 from sparsight.families.parts import Host, Parts
 from sparsight.families.projection import name_of
+from sparsight.families.window_blocks import PARTS, drops_windows, windows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,7 @@ class Site:
     dim: int  # the width of what it reads
     whole: bool  # a whole picture at once, behind no mask: it can be sparse
     reads_tokens: bool  # a row for each token, and returns the like: a map can stand beside it
+    windowed: bool  # its block can drop windows
     projection: str = ""  # what of it reads the heads' results, if one weight does, as they are
 
 
@@ -100,21 +101,18 @@ def family_from(found: Found) -> SiteFamily:
         last = found.sites[-1]
         return final_rows(model, pictures, model.get_submodule(last.block), last.dim, found.flat)
 
+    def blocks(model: Host) -> list[Any]:
+        return [model.get_submodule(site.block) for site in found.sites]
+
     return SiteFamily(
         name=NAME, library="", verified_with="", examples="", kinds=(), requirements=(), sparse="",
-        refused="", blocks=lambda m: [m.get_submodule(site.block) for site in found.sites],
+        refused="", blocks=blocks,
         dim=lambda block: _first(attention(block).modules(), "in_features"),
         heads=lambda block: heads_of(attention(block)) or found.sites[0].heads,
         prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
-        parts=Parts(attention=attention, **NO_PARTS), features=features, found=found,
+        parts=Parts(attention=attention, **PARTS), features=features, found=found,
+        windows=windows_of(blocks) if any(site.windowed for site in found.sites) else None,
     )  # fmt: skip
-
-
-def _none(*_: Any) -> NoReturn:
-    raise UnsupportedModelError("a model that no family describes has no parts")
-
-
-NO_PARTS: dict[str, Any] = dict.fromkeys(("norm", "qkv", "merge", "residual", "mlp"), _none)
 
 
 def _inside(site: Site) -> str:
@@ -201,6 +199,7 @@ def _sites(model: Host, seen: Sequence[Seen], queries: set[Host]) -> list[Site]:
             heads=one.calls[0][1], dim=one.reads[-1] if one.reads else 0,
             whole=one.whole and one.module not in queries, reads_tokens=one.reads_tokens,
             projection=name_of(one.module, one.readers) if len(one.calls) == 1 else "",
+            windowed=drops_windows(model.get_submodule(_block(names[one.module]))),
         )
         for one in seen
         if any(plain for *_, plain in one.calls) or one.biased

@@ -9,7 +9,7 @@ SWIN = "timm.models.swin_transformer."
 
 
 def blocks_of(m):
-    """All blocks, stage by stage."""
+    """All blocks, stage after stage."""
     return Nested([stage.blocks for stage in m.layers])
 
 

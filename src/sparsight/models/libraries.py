@@ -15,6 +15,10 @@ from sparsight.models.revisions import split, timm_repo
 if TYPE_CHECKING:
     from torch import nn
 
+SWINS = (
+    "timm.models.swin_transformer.SwinTransformer",
+    "timm.models.swin_transformer_v2.SwinTransformerV2",
+)
 VIDEO = "sam2_video"  # what the hub's SAM 2 checkpoints say they are, for pictures too
 
 
@@ -62,7 +66,7 @@ def of_timm(name: str, resolution: tuple[int, int], pretrained: bool) -> "nn.Mod
             torch.manual_seed(0)
             try:
                 model = build(img_size=resolution, dynamic_img_size=True)
-                if is_instance(model, "timm.models.swin_transformer.SwinTransformer"):
+                if is_instance(model, *SWINS):
                     # For one size, Swin makes its masks once; for any, at every call.
                     model = build(img_size=resolution)
                 return model.eval()

@@ -26,7 +26,7 @@ def lay_out(
     block: Any, windows: Windows, x: Tensor, grid: tuple[int, int], size: tuple[int, int],
     shift: tuple[int, int],
 ) -> Layout:  # fmt: skip
-    """For a map of `grid` in windows of `size`; device and dtype are those of the block's input `x`."""
+    """For a map of `grid` in windows of `size`, on the device and of the dtype of the block's input."""
     table = window_table(grid, size, shift, windows.rolls_first).to(x.device)
     down, across = -(-grid[0] // size[0]), -(-grid[1] // size[1])
     is_padded = (down * size[0], across * size[1]) != grid
