@@ -248,7 +248,11 @@ def reads_heads(attention, args, kwargs, weight):
 
     results = []
     for _ in range(2):
-        with torch.no_grad(), with_settings(attention, sdpa_settings(attention)), Caught(Other()):
+        with (
+            torch.no_grad(),
+            with_settings(attention, sdpa_settings(attention)),
+            Caught(Other(), attention),
+        ):
             found = attention(*args, **kwargs)
             results.append(found[0] if isinstance(found, tuple) else found)
     moved = (given[1] - given[0]).transpose(1, 2).flatten(2)
