@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
-from sparsight.families import family_of, sites
+from sparsight.families import family_of
+from sparsight.families import found as finding
 from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
@@ -276,8 +277,8 @@ def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypat
 
 def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch):
     model, runs = make_site("aimv2"), []
-    usual = sites.dry_run
-    monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
+    usual = finding.dry_run
+    monkeypatch.setattr(finding, "dry_run", lambda *given: runs.append(1) or usual(*given))
     first = family_in(model)
     assert family_in(model).found is first.found
     assert len(runs) == 2  # at the model's own size and at half of it

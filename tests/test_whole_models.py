@@ -6,7 +6,8 @@ from whole_models import WHOLE, make_whole
 
 import sparsight
 from sparsight.attach import applied, dense_calls
-from sparsight.families import encoder_in, family_of, sites
+from sparsight.families import encoder_in, family_of
+from sparsight.families.found import found_in
 
 EVERY = sparsight.SVE(layers="all", keep=1 / 8, score="exact", min_tokens=0)
 
@@ -90,6 +91,6 @@ def test_queries_of_a_decoder_are_no_tokens_of_a_picture():
     model = DetrModel(
         DetrConfig(**own, backbone_config=backbone, encoder_ffn_dim=48, decoder_ffn_dim=48)
     )
-    found = sites.found_in(model.eval())
+    found = found_in(model.eval())
     assert [site.whole for site in found.sites if "encoder" in site.path] == [True, True]
     assert not any(site.whole for site in found.sites if "decoder" in site.path)
