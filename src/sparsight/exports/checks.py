@@ -7,7 +7,7 @@ from torch import nn
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.exports.shapes import Shapes
 from sparsight.inplace import Change
-from sparsight.methods import SPOT, EarlyExit, SparseViT, ToMe
+from sparsight.methods import SPOT, SparseViT, ToMe
 from sparsight.plan import Plan
 
 HOOKS = (
@@ -62,7 +62,7 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
             "score='exact' asks every pair of tokens, which would stand in a graph as one large matrix; "
             "score='sampled' exports"
         )
-    if isinstance(config, EarlyExit) and config.bound is not None:
+    if getattr(config, "bound", None) is not None:
         return (
             "with a bound the kept count depends on the picture, and a graph's may depend on its size "
             "alone; keep=... exports"
