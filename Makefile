@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench paper setup clean
+.PHONY: demo test check bench paper dist setup clean
 
 demo: setup
 	$(BIN)/sparsight demo --out runs/demo
@@ -29,6 +29,12 @@ bench: setup
 paper: setup
 	$(BIN)/python benchmarks/paper/run.py
 	$(BIN)/python benchmarks/render.py
+
+# A wheel and a source distribution in dist/, and the wheel tried in an environment of its own.
+dist: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt build
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) tools/try_wheel.py dist
 
 setup: $(READY)
 

@@ -1,19 +1,25 @@
 """Which encoders become sparse, by which route, and what that can gain: over timm and transformers.
 
-    python benchmarks/coverage.py [--only NAME ...]
+    python benchmarks/coverage.py [--only NAME ...] [--renew] [--minutes M]
+
+Models that have no row yet are looked at, a row is saved after each, and the same command goes on where
+it was ended; `--renew` takes those again whose row is of other code, `--only` those that are named.
 
 Models are built at their own size without weights: parameters are zeros that no memory is spent on, as
-the dry run does not read those of linear layers.  Each runs in a process of its own, so that none can
-end the others.  Share and limit are counted from the dry run: attention 4 n^2 d of n tokens, everything
-else 2 n for each weight of a block.
+the dry run does not read those of linear layers.  Each runs in a process of its own, with a limit of
+memory and time, so that none can end the others.  Share and limit are counted from the dry run:
+attention 4 n^2 d of n tokens, everything else 2 n for each weight of a block.
 """
 
 import argparse
+import hashlib
 import importlib
 import inspect
 import json
 import multiprocessing
 import pkgutil
+import resource
+import time
 from importlib.metadata import version
 from typing import Any
 
@@ -34,7 +40,10 @@ TIMM = (
     "crossvit", "davit", "levit", "maxxvit", "mvitv2", "nest", "pvt_v2", "tiny_vit", "tnt", "twins",
     "visformer", "volo", "xcit",
 )  # fmt: skip
-SIZES, KEEP, SECONDS = (1024, 2048), 1 / 8, 300
+SIZES, KEEP = (1024, 2048), 1 / 8
+SECONDS, GIGABYTES = 300, 8  # that one model may take
+DECIDERS = ("families", "ops/segments.py", "ops/partition.py")  # of the package: what a row hangs on
+UNLIKE = ("vision_transformer_sam",)  # whose first blocks are others than its last
 WHOLE = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")  # towers by themselves
 
 
@@ -72,18 +81,20 @@ def built(library: str, module: str, name: str, real: bool) -> torch.nn.Module:
             import timm
 
             try:  # two blocks tell as much as forty that are alike
-                model = timm.create_model(name, depth=2)
+                model = timm.create_model(name, **{} if module in UNLIKE else {"depth": 2})
             except (TypeError, ValueError, AssertionError):
                 model = timm.create_model(name)
         else:
-            kind = getattr(
-                importlib.import_module(f"transformers.models.{module}.modeling_{module}"), name
-            )
+            code = importlib.import_module(f"transformers.models.{module}.modeling_{module}")
+            if hasattr(code, "requires_backends"):
+                code.requires_backends = lambda *_: None  # some need a package for their loss alone
+            kind = getattr(code, name)
             model = kind(kind.config_class())
     for part in model.modules() if real else ():
         for key, value in part._parameters.items():
             if value is not None:
-                zeros = torch.zeros(value.shape, dtype=value.dtype)
+                one = value.ndim == 2  # of a linear layer: one zero for all, since none is read
+                zeros = torch.zeros(() if one else value.shape, dtype=value.dtype).expand(value.shape)
                 part._parameters[key] = torch.nn.Parameter(zeros, requires_grad=False)
     return model.eval()
 
@@ -105,6 +116,8 @@ def row(library: str, module: str, name: str) -> dict[str, Any]:
         except Exception as error:
             failed = {"route": "not built", "why": f"{type(error).__name__}: {error}"[:200]}
     else:
+        if "allocate" in failed["why"]:
+            failed = {"route": "not built", "why": f"it needs more than {GIGABYTES} GB"}
         return found | failed
     layers, blocks = family.global_layers(encoder), family.blocks(encoder)
     found |= {
@@ -120,7 +133,9 @@ def gains(encoder: Any, family: Any) -> dict[str, Any]:
         return {}
     px = family.patch_px(encoder)
     height, width = own_size(encoder) or (32 * px[0], 32 * px[1])
-    flat = family.found.flat if family.name == "sites" else True
+    flat = True
+    if family.name == "sites":
+        flat, (height, width) = family.found.flat, family.found.size_px
     device = next(encoder.parameters()).device
     picture = torch.zeros(1, channels_of(encoder), height, width, device=device)
     seen = dry_run(encoder, inputs_of(encoder, picture, flat))
@@ -148,9 +163,14 @@ def owners(encoder: Any, family: Any, seen: list[Seen]) -> list[Any]:
 
 def alone(job: tuple[str, str, str]) -> dict[str, Any]:
     """`row` in a process of its own."""
+
+    def work() -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (GIGABYTES << 30, GIGABYTES << 30))
+        there.send(row(*job))
+
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=lambda: there.send(row(*job)))
+    process = context.Process(target=work)
     process.start()
     there.close()
     try:
@@ -160,28 +180,47 @@ def alone(job: tuple[str, str, str]) -> dict[str, Any]:
     process.kill()
     process.join()
     return found or dict(zip(("library", "module", "name"), job, strict=True)) | {
-        "route": "not built", "why": f"it took more than {SECONDS} s, or the memory there is",
+        "route": "not built", "why": f"it took more than {SECONDS} s or {GIGABYTES} GB",
     }  # fmt: skip
+
+
+def made_from() -> str:
+    """A digest of what a row hangs on: this file, the dry run and the families, and the libraries."""
+    digest = hashlib.sha256(f"timm {version('timm')} transformers {version('transformers')}".encode())
+    places = [harness.ROOT / "src" / "sparsight" / name for name in DECIDERS]
+    files = [f for p in places for f in (sorted(p.rglob("*.py")) if p.is_dir() else [p])]
+    for file in (*files, harness.ROOT / "benchmarks" / "coverage.py"):
+        digest.update(harness.code_of(file).encode())
+    return digest.hexdigest()[:16]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", default=[], help="names, to print alone")
+    parser.add_argument("--only", nargs="+", default=[], help="names, again if they have a row")
+    parser.add_argument("--renew", action="store_true", help="also those whose row is of other code")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin none after so many")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    file, now = harness.RESULTS / "coverage.json", harness.made_from(__file__)
-    old = json.loads(file.read_text()) if file.exists() else {}
-    rows = old["rows"] if old.get("made_from") == now else []
-    done = {(r["library"], r["module"], r["name"]) for r in rows}
+    file, now = harness.RESULTS / "coverage.json", made_from()
+    rows = json.loads(file.read_text())["rows"] if file.exists() else []
+    done = {(r["library"], r["module"], r["name"]): r for r in rows}
+    jobs = candidates()
+    wanted = [
+        job
+        for job in jobs
+        if (job[2] in given.only if given.only else job not in done)
+        or (given.renew and not given.only and done[job].get("made_from") != now)
+    ]
     protocol = timing.protocol(
         torch.device("cpu"), torch.float32, keep=KEEP, transformers=version("transformers"),
         command="python benchmarks/coverage.py",
     )  # fmt: skip
-    for job in candidates():
-        if given.only:
-            if job[2] in given.only:
-                print(json.dumps(alone(job), indent=1))
-        elif job not in done:  # what was cut off goes on
-            rows.append(alone(job))
-            print(rows[-1]["name"], rows[-1]["route"], flush=True)
-            harness.save("coverage", __file__, {"protocol": protocol, "rows": rows})
+    end = time.monotonic() + 60 * given.minutes
+    for place, job in enumerate(wanted):
+        if time.monotonic() > end:
+            print(f"{len(wanted) - place} of {len(jobs)} are left: give the same command again")
+            break
+        done[job] = alone(job) | {"made_from": now}
+        print(job[2], done[job]["route"], flush=True)
+        kept = [done[one] for one in jobs if one in done]
+        harness.save("coverage", __file__, {"protocol": protocol, "rows": kept})

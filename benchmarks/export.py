@@ -2,7 +2,7 @@
 
 `python benchmarks/export.py` writes benchmarks/results/export-cpu.json.  It needs 'sparsight[onnx]' and
 'sparsight[openvino]'; an engine that is not installed is a hole.  Files are exported once, into
-runs/export, and timed from there; `--only-export` stops before the timing.
+runs/export, compared with PyTorch, and timed from there; `--only-export` stops before the timing.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def plans(model):
     return {row: complete(bench, as_plan(methods)) for row, methods in named.items()}
 
 
-def exported(model, found, compared):
+def exported(model, found):
     """Files by (engine, row), each for 256 to 1024 px; those that are there are taken."""
     files, holes, parity = {}, {}, {}
     for form, name in FORMATS.items():
@@ -49,7 +49,7 @@ def exported(model, found, compared):
                     file.parent.mkdir(parents=True, exist_ok=True)
                     sparsight.export(
                         model, plan, file, form, sizes=[(256, 256), SIZE], dynamic=True, batch="dynamic",
-                        images=measuring_pictures(SIZE) if compared and plan is not None else None,
+                        images=measuring_pictures(SIZE) if plan is not None else None,
                     )  # fmt: skip
                 files[form, row] = sparsight.open_exported(file)
                 if parity_place(file).exists():
@@ -74,11 +74,10 @@ def worst(report):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only-export", action="store_true")
-    parser.add_argument("--parity", action="store_true", help="compare what is exported with PyTorch")
     given = parser.parse_args()
     model = encoder.load()
     found = plans(model)
-    files, holes, parity = exported(model, found, given.parity)
+    files, holes, parity = exported(model, found)
     if given.only_export:
         raise SystemExit
     picture = measuring_pictures(SIZE)[0][None]

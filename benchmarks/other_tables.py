@@ -26,6 +26,47 @@ def sam2(result: dict[str, Any]) -> str:
     )
 
 
+def quantised(result: dict[str, Any]) -> str:
+    """Speed eager and compiled, quality, and who is kept."""
+    header = ["", "latency", "speedup", "compiled", "speedup", "mIoU", "95 % of the difference",
+              "feature error", "worst", "kept as in float32"]  # fmt: skip
+    lines = [
+        [
+            f"`{row['name']}`", f"{row['latency_ms']:.0f} ms", f"{row['speedup']:.2f}x",
+            f"{row['compiled_latency_ms']:.0f} ms", f"{row['compiled_speedup']:.2f}x",
+            f"{row['miou']:.3f}", f"{row['miou_low']:+.3f} to {row['miou_high']:+.3f}",
+            f"{row['relative_error']:.3f}", f"{row['relative_error_worst']:.3f}",
+            "-" if row["overlap"] is None else f"{100 * row['overlap']:.1f} %",
+        ]
+        for row in result["rows"]
+    ]  # fmt: skip
+    p = result["protocol"]
+    more = (p["resolution"], f"{p['scenes']} held-out scenes", f"sparse: {p['method']}")
+    return setting(p, *more) + "\n\n" + rows(header, lines)
+
+
+def serving(result: dict[str, Any]) -> str:
+    """First calls, sizes in turn, and two models at once; dense beside sparse."""
+    dense, sparse = result["rows"]
+
+    def line(what: str, key: str, unit: str = "ms", digits: int = 0) -> list[str]:
+        return [what, *(f"{row[key]:.{digits}f} {unit}" for row in (dense, sparse))]
+
+    lines = [
+        line("first call of a fresh copy", "first_ms"), line("calls that follow", "steady_ms"),
+        *(
+            [f"{size} px, {'alone' if how == 'alone_ms' else 'between other sizes'}",
+             *(f"{row['sizes'][size][how]:.0f} ms" for row in (dense, sparse))]
+            for size in dense["sizes"] for how in ("alone_ms", "mixed_ms")
+        ),
+        line("two models, one after the other", "one_after_the_other", "pictures/s", 2),
+        line("two models, a thread each", "two_threads", "pictures/s", 2),
+    ]  # fmt: skip
+    p = result["protocol"]
+    more = (p["resolution"], f"sparse: {p['method']}")
+    return setting(p, *more) + "\n\n" + rows(["", dense["name"], sparse["name"]], lines)
+
+
 def sam2_windows(result: dict[str, Any]) -> str:
     """The same with windows dropped, of several models."""
     header = ["model", "", "latency", "speedup", "GFLOPs", "FLOP limit"]

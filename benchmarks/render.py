@@ -11,11 +11,13 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import coverage_tables as coverage
 import encode_tables as encode
+import method_tables
 import other_tables as other
 import plots
 import quality_tables as quality
@@ -38,11 +40,13 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "compare-demo": ("compare-demo.json", quality.comparison),
     "search-demo": ("search-demo.json", quality.front),
     "camvid": ("camvid-cpu.json", quality.camvid),
+    "scores": ("scores-cpu.json", quality.demo),
     "spot": ("spot-cpu.json", quality.spot),
     "swin": ("swin-cpu.json", quality.swin),
     "swin-ranking": ("swin-cpu.json", quality.swin_ranking),
     "against": ("against-cpu.json", speed.against),
     "export": ("export-cpu.json", speed.export),
+    "fastest": ("export-cpu.json", speed.fastest),
     "attention": ("attention-cpu.json", speed.attention),
     "module-profile": ("attention-cpu.json", speed.module_profile),
     "attention-peers": ("attention-cpu.json", speed.peers),
@@ -56,6 +60,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "sam2-windows": ("sam2-windows-cpu.json", other.sam2_windows),
     "salience": ("salience-cpu.json", other.salience),
     "salience-learning": ("salience-cpu.json", other.salience_learning),
+    "quantised": ("quantised-cpu.json", other.quantised),
+    "serving": ("serving-cpu.json", other.serving),
     "memory": ("memory-cpu.json", other.memory),
     "hostile": ("hostile.json", other.hostile),
     "kills": ("kills.json", other.kills),
@@ -70,6 +76,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "coverage": ("coverage.json", coverage.summary),
     "coverage-timm": ("coverage.json", coverage.of_timm),
     "coverage-transformers": ("coverage.json", coverage.of_transformers),
+    **{
+        f"figures-{page}": ("coverage.json", partial(coverage.figures, page=page))
+        for page in coverage.PAGES
+    },
     "sites": ("sites-cpu.json", coverage.speed),
     "doctor": ("doctor-cpu.json", other.doctor),
     "encode-once": ("encode-once-cpu.json", encode.once),
@@ -78,14 +88,20 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
+# From the package itself
+REGISTRIES: dict[str, Callable[[], str]] = {
+    "families": other.families, "methods": method_tables.methods, "score-registry": method_tables.scores,
+}  # fmt: skip
+
+
 class NoTable(Exception):
     """Why there is none."""
 
 
 def table(name: str, results: Path) -> str:
     """One table; NoTable if its result is missing or another than it reads."""
-    if name == "families":
-        return other.families()
+    if name in REGISTRIES:
+        return REGISTRIES[name]()
     if name not in TABLES:
         raise NoTable(f"no table is called {name!r}")
     file, made = TABLES[name]

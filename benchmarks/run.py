@@ -40,6 +40,7 @@ QUALITY = {  # result -> commands that make it, with all of the package
         "sparsight optimize demo --max-loss 1 --max-images 32 --out runs/search",
         "cp runs/search/front.json benchmarks/results/search-demo.json",
     ),
+    "patterns-cpu": ("python benchmarks/patterns.py",),
     "compare-demo": ("sparsight compare demo --json benchmarks/results/compare-demo.json",),
 }
 

@@ -244,18 +244,39 @@ def preparing(result: dict[str, Any]) -> str:
 ENGINES = {"pytorch": "PyTorch", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
+def fastest(result: dict[str, Any]) -> str:
+    """The fastest row of all engines, in a sentence."""
+    row = max((row for row in result["rows"] if "hole" not in row), key=lambda r: r["over_pytorch"])
+    base, engine = result["rows"][0], ENGINES[row["engine"]]
+    return (
+        f"Exported, the same runs **{row['over_pytorch']:.1f} times as fast** in {engine} as the dense "
+        f"model in PyTorch ({base['latency_ms']:.0f} ms to {row['latency_ms']:.0f} ms, another run): "
+        "one file for 256 to 1024 px."
+    )
+
+
+def _parity(parity: dict[str, Any] | None) -> list[str]:
+    """Over all sizes and batches compared."""
+    if parity is None:
+        return ["-"] * 3
+    return [f"{parity['error']:.0e}", f"{parity['overlap']:.3f}", f"{parity['cosine_worst']:.6f}"]
+
+
 def export(result: dict[str, Any]) -> str:
     """Dense and sparse in each engine, over the dense model there and over the dense one in PyTorch."""
     lines = [
         [
             ENGINES[row["engine"]], f"`{row['name']}`", f"{row['latency_ms']:.0f} ms",
             f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}", f"{row['speedup']:.2f}x",
-            f"{row['over_pytorch']:.2f}x",
+            f"{row['over_pytorch']:.2f}x", *_parity(row.get("parity")),
         ]
         for row in result["rows"]
         if "hole" not in row
     ]  # fmt: skip
-    header = ["engine", "", "latency", "quartiles", "over dense there", "over dense in PyTorch"]
+    header = [
+        "engine", "", "latency", "quartiles", "over dense there", "over dense in PyTorch",
+        "largest error", "least overlap", "worst cosine",
+    ]  # fmt: skip
     versions = ", ".join(result["protocol"]["engines"].values())
     more = (result["protocol"]["resolution"], f"one file for 256 to 1024 px each; {versions}")
     return setting(result["protocol"], *more) + "\n\n" + rows(header, lines, words=2)

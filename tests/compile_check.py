@@ -73,8 +73,44 @@ def combined(model):
     return plan_of(model, sve, leave, sparsight.MLPRouting(layers=(2, 3), keep=1 / 3, min_tokens=0))
 
 
-OTHER_PLANS = {"spot": test_spot.make_plan, "combined": combined}
-OF_OTHERS = {"dinov3": ["spot", "combined"], "siglip": ["combined"], "hf_dinov3": ["combined"]}
+def scored(model):
+    """Sparse attention and leaving tokens by scores whose loops no compiler unrolls."""
+    sve = sparsight.SVE(layers=(0, 1), keep=1 / 4, score="contribution", min_tokens=0)
+    leave = sparsight.EarlyExit(
+        after=(1,), keep=1 / 2, score="diversity-rounds", recover=4, min_tokens=0
+    )
+    return plan_of(model, sve, leave)
+
+
+def pruned(model):
+    """By what an earlier layer notes."""
+    return plan_of(model, sparsight.ClsTopK(stages=(2,), score="vtc-cls", history=2, min_tokens=0))
+
+
+def pattern(kind):
+    """Local attention with its map, and lattice keys in another layer."""
+    local = sparsight.LocalAttention(layers=(0, 1), pattern=kind, size=3, completion="map", min_tokens=0)
+    lattice = sparsight.SVE(layers=(3,), keep=1 / 4, score="lattice", min_tokens=0)
+    return lambda model: plan_of(model, local, lattice)
+
+
+OTHER_PLANS = {
+    "spot": test_spot.make_plan,
+    "combined": combined,
+    "scored": scored,
+    "pruned": pruned,
+    "windows": pattern("windows"),
+    "stripes": pattern("stripes"),
+    "peaks": lambda model: plan_of(
+        model, sparsight.DensityPeaks(after=0, completion="map", min_tokens=0)
+    ),
+    "bypass": lambda model: plan_of(model, sparsight.Bypass(layers=(1, 3), keep=1 / 3, min_tokens=0)),
+}
+OF_OTHERS = {
+    "dinov3": ["spot", "combined", "scored", "pruned", "windows", "peaks"],
+    "siglip": ["combined", "stripes"],
+    "hf_dinov3": ["combined", "bypass"],
+}
 errors, families = {}, set()
 for name in (*GROUPED, *OTHERS):
     kinds = list(GROUPS) if name in GROUPED else ["grouped"]

@@ -328,6 +328,26 @@ def test_restore_brings_everything_back(model, score):
     assert seen == [1, 1, 2]  # and so does one set meanwhile
 
 
+def test_a_model_is_sparse_for_a_while_and_as_it_was_after_a_failure():
+    model = make_model("dinov2_reg")
+    images, plan = make_images(model), make_plan(model, "sampled")
+    dense = features(model, images)
+    differs = []
+
+    def fails_in_the_end():
+        with sparsight.sparse(model, plan) as changed:
+            assert changed is model
+            differs.append((features(model, images) - dense).abs().max() > 1e-4)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fails_in_the_end()
+    assert differs == [True]
+    assert torch.equal(features(model, images), dense)
+    with pytest.raises(sparsight.PlanError, match="no plan applied"):
+        sparsight.restore(model)
+
+
 @pytest.mark.parametrize("name", ["dinov3", "hf_dinov3"])
 def test_training_mode_and_moves_reach_the_original(name):
     model = make_model(name)

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import sparsight
+from sparsight.extras import EXTRA
 
 SOURCE = Path(sparsight.__file__).parent
 
@@ -118,3 +120,56 @@ def test_no_pickle_and_no_code_from_files(path):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
             called = ast.unparse(node.func)
             assert called not in ("torch.load", "torch.save", "eval", "exec")
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+from sparsight.extras import EXTRA
+sys.modules.update(dict.fromkeys(EXTRA))  # None: an import of it fails
+import sparsight
+from sparsight.__main__ import main
+plan = sparsight.load(Path(sparsight.__file__).parent / "demo" / "weights" / "spot")
+print(plan.name)
+try:
+    sparsight.from_pretrained("someone/something")
+except sparsight.MissingPackageError as error:
+    print(error)
+main()
+"""
+
+
+def test_the_core_needs_no_package_of_an_extra_and_names_the_extra_where_one_is_needed():
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[0] == "spot", done.stderr
+    assert "huggingface_hub is needed for this" in done.stdout
+    assert "pip install 'sparsight[hub]'" in done.stdout
+    assert "sparsight: typer is needed" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 1
+
+
+# Asked for by name before anything is done, each where it is used
+OPTIONAL = {"executorch", "onnx", "onnx_ir", "onnxruntime", "openvino", "pillow_heif", "pydantic_core"}
+
+
+def test_every_package_that_is_imported_is_of_the_core_or_of_an_extra():
+    text = (SOURCE.parent.parent / "pyproject.toml").read_text()
+    project = tomllib.loads(text)["project"]
+    called = {"pillow": "PIL", "faiss-cpu": "faiss", "pylance": "lance", "ray[data]": "ray"}
+
+    def packages(lines):
+        names = (re.split("[><=]", line)[0] for line in lines)
+        return {called.get(name, name) for name in names}
+
+    core, extras = packages(project["dependencies"]), project["optional-dependencies"]
+    for name, extra in EXTRA.items():
+        assert name in packages(extras[extra]), f"the extra {extra} brings no {name}"
+    known = core | EXTRA.keys() | OPTIONAL | {"sparsight"} | sys.stdlib_module_names
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                else [node.module] if isinstance(node, ast.ImportFrom) else []
+            )  # fmt: skip
+            assert {name.partition(".")[0] for name in names} <= known, path

@@ -301,7 +301,22 @@ def test_every_block_of_the_pages_has_a_table(suite):
 
     for page in (render.ROOT / "README.md", *(render.ROOT / "docs").glob("*.md")):
         for match in render.BLOCK.finditer(page.read_text(encoding="utf-8")):
-            assert match["name"] == "families" or match["name"] in render.TABLES, page.name
+            assert match["name"] in render.REGISTRIES.keys() | render.TABLES.keys(), page.name
+
+
+def test_the_tables_of_methods_and_scores_have_a_row_for_each(suite):
+    import method_tables
+
+    from sparsight.methods import METHODS
+    from sparsight.scores import SCORES
+
+    for table, known in ((method_tables.methods(), METHODS), (method_tables.scores(), SCORES)):
+        lines = table.split("\n")[2:]
+        assert [line.split("`")[1] for line in lines] == list(known)
+        cells = [line.replace("\\|", "").strip("| ").split(" | ") for line in lines]
+        assert len({len(row) for row in cells}) == 1
+        assert all(cell for row in cells for cell in row)
+    assert "| 1.77x, +0.4 points |" in method_tables.methods()  # of compare-demo.json, rounded
 
 
 def test_results_name_their_revision_and_machine():

@@ -161,6 +161,8 @@ def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
     assert "left out 1: 1 no picture of a known kind" in err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written == json.loads((sparse_run / "evaluate-segmentation.json").read_text())
+    told = f"labels of val: {written['labels']['val']}"
+    assert told in (sparse_run / "report.html").read_text()
     assert written["protocol"]["images"] == 4
     assert written["protocol"]["training_images"] == 8
     assert len(written["worst"]) == 2
@@ -426,7 +428,11 @@ def refusals(checkpoint, hf_checkpoint, images, tmp_path):
             [*optimize, tmp_path / "o", "--set", "sve.kept=1"],
             "kept: Extra inputs are not",
         ),
-        "score": ([*optimize, tmp_path / "o", "--score", "relevance"], "score: Input should be 'exact'"),
+        "score": ([*optimize, tmp_path / "o", "--score", "rollout"], "no score is called 'rollout'"),
+        "score of others": (
+            [*optimize, tmp_path / "o", "--score", "relevance"],
+            "sve cannot rank by 'relevance', which needs statistics of the attention",
+        ),
         "two that take": (
             [*optimize, tmp_path / "o", "--method", "tome", "--method", "early-exit"],
             "ToMe and EarlyExit both take tokens or windows out",
@@ -450,8 +456,8 @@ NAMES = (
     "no image", "no folder", "patch size", "resolution", "model", "timm name", "not a ViT",
     "pickle", "no checkpoint", "other checkpoint", "pickled folder", "no weights",
     "weights missing", "hub", "hub offline", "no module", "no config", "layers", "layer words",
-    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "two that take",
-    "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
+    "keep", "method", "no layers", "set", "set another", "set unknown", "score", "score of others",
+    "two that take", "distill", "few tokens", "no images", "out is a file", "no run", "empty run",
 )  # fmt: skip
 
 
@@ -488,6 +494,12 @@ METHODS = {
     "routing published": (["--method", "mlp-routing", "--published"], set()),
     "sve published": (["--published"], set()),
     "tome": (["--method", "tome"], set()),
+    "scored": (["--method", "cls-topk", "--score", "vtc-cls"], set()),
+    "asvit published": (
+        ["--method", "asvit", "--set", "asvit.stages=[1,3]", "--published"],
+        {"asvit.1.threshold", "asvit.3.threshold"},
+    ),
+    "density-peaks": (["--method", "density-peaks"], {"density-peaks.3.map"}),
     "together": (
         ["--method", "sve", "--method", "early-exit", "--layers", "0-1", "--set", "early-exit.after=[1]",
          "--set", "early-exit.score=magnitude", "--keep", "0.25"],
@@ -535,6 +547,21 @@ def test_optimize_by_any_method_measures_and_reports(run, checkpoint, images, tm
         assert (plan.sve.keep, plan.sve.layers) == (0.25, (0, 1))
         leaving = plan.one(sparsight.EarlyExit)
         assert (leaving.after, leaving.keep, leaving.score) == ((1,), 0.4, "magnitude")
+
+
+def test_a_taught_lower_resolution_is_saved_and_compared(run, tmp_path):
+    command = ["optimize", "demo", "--resolution", "384", "--out", tmp_path / "run", "--max-images", "6"]
+    code, out, err = run(*command, "--method", "lower-resolution", "--set", "lower-resolution.scale=0.5")
+    assert code == 0, err
+    assert "next: sparsight compare demo --run" in out + err
+    command = ["compare", "demo", "--resolution", "384", "--max-images", "1", "--repeats", "1"]
+    run_too = ["--run", tmp_path / "run", "--json", tmp_path / "c.json"]
+    code, _, err = run(*command, "--method", "tome", *run_too)
+    assert code == 0, err
+    rows = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert "scale 0.5, map" in [row["setting"] for row in rows]
+    code, _, err = run("measure", tmp_path / "run", "--repeats", 1)
+    assert (code, "nothing to apply" in err) == (1, True)
 
 
 @pytest.mark.usefixtures("no_crossover")

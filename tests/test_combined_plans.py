@@ -14,7 +14,7 @@ from sparsight.inplace import is_changed
 SVE, EXIT = sparsight.SVE, sparsight.EarlyExit
 TAKING = {  # methods that take tokens out of the blocks of a model of four
     "early-exit": EXIT(after=(1,)), "tome": sparsight.ToMe(), "cls-topk": sparsight.ClsTopK(stages=(2,)),
-    "spot": sparsight.SPOT(stages=(2,)),
+    "spot": sparsight.SPOT(stages=(2,)), "asvit": sparsight.ASViT(stages=(3,), budget=0.9),
 }  # fmt: skip
 
 
@@ -38,6 +38,39 @@ def test_two_methods_that_take_tokens_out_are_refused():
     for one, other in zip(kinds, [*kinds[1:], kinds[0]], strict=True):
         reason = rf"{type(TAKING[one]).__name__} and {type(TAKING[other]).__name__} both take tokens"
         refused(model, [TAKING[one], TAKING[other]], reason)
+
+
+LOCAL, PEAKS = sparsight.LocalAttention, sparsight.DensityPeaks(after=1, min_tokens=0)
+
+
+def test_two_kinds_of_attention_in_one_layer_are_refused():
+    model = make_model("augreg")
+    for methods in ([SVE(layers=(0, 1)), LOCAL(layers=(1, 2))], [LOCAL(), SVE(layers=(3,))]):
+        refused(model, methods, r"both change the attention of layer [13]: name other layers")
+    with pytest.raises(sparsight.PlanError, match="LocalAttention leaves no layer to SVE"):
+        sparsight.optimize(model, list(make_images(model)), [SVE(), LOCAL()])
+    refused(model, [LOCAL(), PEAKS], "LocalAttention works where all tokens are still there")
+    refused(model, [PEAKS, sparsight.Bypass(completion="last")], "both take tokens or windows out")
+
+
+def test_patterns_and_merging_go_with_the_others():
+    model = make_model("augreg")
+    images, before = make_images(model), facts(model)
+    local = LOCAL(layers=(0,), size=4, completion="map", min_tokens=0)
+    sve = SVE(layers=(1,), keep=1 / 4, score="lattice", min_tokens=0)
+    routing = sparsight.MLPRouting(layers=(0, 2), keep=1 / 3, min_tokens=0)
+    got = {}
+    for methods in ((local, sve), (local, sve, PEAKS), (local, sve, PEAKS, routing)):
+        sparsight.apply(model, plan_of(model, *methods))
+        got[methods] = features(model, images)
+        alone = torch.cat([features(model, image[None]) for image in images])
+        assert (got[methods] - alone).abs().max() <= 2e-5 * alone.abs().max()  # float32, other shapes
+        changed = {name for name, part in model.named_modules() if is_changed(part)}
+        assert {"patch_embed.proj", "blocks.0.attn", "blocks.1.attn"} <= changed
+        sparsight.restore(model)
+        assert facts(model) == before
+    first, *others = got.values()
+    assert all((first - other).abs().max() > 1e-3 * first.abs().max() for other in others)
 
 
 @pytest.mark.parametrize("config", [SVE(layers=(0,)), sparsight.MLPRouting(layers=(1,)), EXIT()])
@@ -79,7 +112,7 @@ def test_each_method_changes_its_own_modules_and_all_come_back(kind):
     model = make_model("augreg")
     images, before = make_images(model), facts(model)
     dense = features(model, images)
-    first = {"spot": 0, "early-exit": 2, "cls-topk": 2}[kind]  # layer that is changed for it
+    first = {"spot": 0, "early-exit": 2, "cls-topk": 2, "asvit": 2}[kind]  # layer that is changed for it
     methods = [TAKING[kind], sparsight.MLPRouting(layers=(1, 3))]
     if first:
         methods.append(SVE(layers=(0, 1)))

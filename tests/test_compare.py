@@ -4,10 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import make_images, make_model, make_timm_sam2
+from conftest import make_hf_sam2, make_images, make_model, make_timm_sam2, run_features
 from typer.testing import CliRunner
 
 import sparsight
+from sparsight.attach import as_plan, family_in
 from sparsight.cli import app
 from sparsight.methods import METHODS
 from sparsight.ops.grids import regrid
@@ -55,6 +56,77 @@ def test_a_lower_resolution_cannot_be_applied():
         sparsight.apply(make_model("augreg"), sparsight.LowerResolution())
 
 
+def by_neighbours(low, grid, new):
+    """For each place of the new grid five old tokens, interpolated one by one; low (r, s, c)."""
+    rows = []
+    for row in range(new[0]):
+        for column in range(new[1]):
+            found = []
+            for y, x in ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)):
+                value = 0
+                at = [
+                    min(max((place + 0.5) * old / many - 0.5, 0), old - 1)
+                    for place, old, many in ((row, grid[0], new[0]), (column, grid[1], new[1]))
+                ]
+                for dy in (0, 1):
+                    for dx in (0, 1):
+                        r, c = int(at[0]) + dy, int(at[1]) + dx
+                        weight = (1 - abs(at[0] - r)) * (1 - abs(at[1] - c))
+                        r, c = (min(p, side - 1) for p, side in zip((r, c), grid, strict=True))
+                        r, c = (min(max(p, 0), s - 1) for p, s in zip((r + y, c + x), grid, strict=True))
+                        value = value + weight * low[r, c]
+                found.append(value)
+            rows.append(torch.cat(found))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("name", ["siglip", "augreg", "hf_dinov3"])
+def test_a_taught_lower_resolution_is_a_map_of_tokens_and_their_neighbours(name, tmp_path):
+    model = make_model(name)
+    pictures = make_images(model, batch=25, grid=(12, 14))
+    size, prefix = tuple(pictures.shape[2:]), family_in(model).prefix_tokens(model)
+    keys, before = list(model.state_dict()), run_features(model, pictures[:1])
+    settings = sparsight.LowerResolution(scale=0.5, completion="map")
+    plan = sparsight.optimize(model, list(pictures[:24]), settings, tmp_path / "run", max_images=24)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(run_features(model, pictures[:1]), before)
+    assert set(plan.weights) == {"lower-resolution.3.map"}
+    assert plan.weights["lower-resolution.3.map"].shape == (5 * 48 + 1, 48)
+    plan = sparsight.load(tmp_path / "run")
+    plain = as_plan(sparsight.LowerResolution(scale=0.5))
+    arm, plain = arm_of(model, plan, size), arm_of(model, plain, size)
+    with torch.no_grad():
+        own, full = plain(pictures[24:]), arm.full_size(pictures[24:])
+        assert torch.equal(full, arm(pictures[24:]).tokens)
+        assert arm(pictures[24:]).size == size
+        wanted = run_features(model, pictures[24:])
+    low = own.tokens[0, prefix:].unflatten(0, (6, 7))
+    table = plan.weights["lower-resolution.3.map"]
+    mapped = by_neighbours(low, (6, 7), (12, 14)) @ table[:-1] + table[-1]
+    assert torch.equal(full[:, :prefix], own.tokens[:, :prefix])
+    assert (full[0, prefix:] - mapped).abs().max() <= 1e-4 * mapped.abs().max()
+    # Random pictures: what half of the pixels tell is little, and the mean is something.
+    enlarged = plain.full_size(pictures[24:])
+    errors = [(got - wanted)[:, prefix:].norm() for got in (full, enlarged)]
+    assert errors[0] < 0.97 * errors[1]
+    entries, _ = line_up(model, list(pictures[:2]), [plan], [], size)
+    assert [entry.setting for entry in entries] == ["", "scale 0.5, map"]
+
+
+def test_a_lower_resolution_that_cannot_be_taught_or_combined_is_refused():
+    model = make_model("augreg")
+    few = list(make_images(model, batch=1, grid=(6, 6)))
+    taught = sparsight.LowerResolution(scale=0.5, completion="map")
+    with pytest.raises(sparsight.PlanError, match="cannot be fitted to 36"):
+        sparsight.optimize(model, few, taught)
+    with pytest.raises(sparsight.PlanError, match="goes with no other method"):
+        sparsight.optimize(model, few, [taught, sparsight.SVE(layers=(1,))])
+    with pytest.raises(sparsight.PlanError, match=r"run sparsight\.optimize"):
+        arm_of(model, as_plan(taught), (96, 96))
+    with pytest.raises(sparsight.PlanError, match="are of 24 channels and its last block of 128"):
+        sparsight.optimize(make_hf_sam2(), list(torch.randn(1, 3, 288, 224)), taught)
+
+
 def test_compare_has_a_row_for_every_method_that_fits():
     model = make_model("augreg")
     images = make_images(model, batch=2, grid=(33, 32))
@@ -62,7 +134,8 @@ def test_compare_has_a_row_for_every_method_that_fits():
     rows = result["rows"]
     found = {row["method"] for row in rows}
     assert {"dense", "lower-resolution", "tome", "cls-topk", "sve", COMBINED} <= found
-    assert {"mlp-routing", "early-exit"} <= found
+    assert {"mlp-routing", "early-exit", "bypass", "density-peaks", "mutual-pairs"} <= found
+    assert "local-attention" in found
     assert found - {"dense", COMBINED} | result["left_out"].keys() == METHODS.keys() | {WITH_WINDOWS}
     assert set(result["left_out"]) == {"spot", "sparsevit", WITH_WINDOWS}
     assert result["left_out"][WITH_WINDOWS] == "the model has no layers for both"
@@ -78,13 +151,20 @@ def test_compare_has_a_row_for_every_method_that_fits():
     by_method = {}
     for row in rows:
         by_method.setdefault(row["method"], []).append(row)
-    for method in ("lower-resolution", "tome", "cls-topk", "mlp-routing", "early-exit"):
+    for method in ("tome", "cls-topk", "mlp-routing", "early-exit"):
         counts = [row["gflops"] for row in by_method[method]]
         assert counts == sorted(counts, reverse=True)  # ladders go from mild to hard
+    for method in ("sve", "lower-resolution", "density-peaks"):
+        published = [row for row in by_method[method] if "map" not in row["setting"]]
+        counts = [row["gflops"] for row in published]
+        assert counts == sorted(counts, reverse=True)
+    by_setting = {row["setting"]: row for row in by_method["lower-resolution"]}
+    assert {"scale 0.75", "scale 0.75, map", "scale 0.5, map"} <= by_setting.keys()
+    taught, plain = by_setting["scale 0.75, map"], by_setting["scale 0.75"]
+    assert taught["gflops"] > plain["gflops"]
+    assert taught["relative_error"] < plain["relative_error"]
     published = [row for row in by_method["sve"] if "map" not in row["setting"]]
     completed = by_method["sve"][len(published) :]
-    counts = [row["gflops"] for row in published]
-    assert counts == sorted(counts, reverse=True)
     for plain, whole in zip(published[-len(completed) :], completed, strict=True):
         assert whole["setting"] == f"{plain['setting']}, map"
         assert plain["gflops"] < whole["gflops"]

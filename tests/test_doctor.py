@@ -120,8 +120,12 @@ def test_layers_that_can_become_sparse_are_named():
     assert {way.name for way in found if not way.refused} == {"lower-resolution", "sparsevit"}
     plain = ways.ways(make_model("siglip", depth=2), (96, 96))
     why = {way.name: way.refused for way in plain if way.refused}
-    assert why.keys() == {"cls-topk", "sparsevit"}
+    assert why.keys() == {"cls-topk", "asvit", "mutual-pairs", "sparsevit"}
     assert "none: use another score" in why["cls-topk"]  # it has no class token
+    assert "no layer to leave tokens out of, with 2 layers" in why["asvit"]
+    known = {way.name: way for way in ways.ways(make_model("augreg", depth=4), (96, 96))}
+    assert "keeps as many tokens as a picture needs" in known["asvit"].refused
+    assert known["asvit"].gflops is None
 
 
 KEYS = {

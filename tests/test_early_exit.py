@@ -335,7 +335,7 @@ def test_attention_maps_are_refused_and_masks_run_dense():
         ({"bound": -1, "score": "map-error"}, "greater than 0"),
         ({"completion": "last", "taps": (3,)}, "need completion='map'"),
         ({"completion": "last", "score": "map-error"}, "need completion='map'"),
-        ({"score": "linear"}, "score"),
+        ({"score": "rollout"}, "no score is called 'rollout'; there are exact"),
         ({"afterwards": 1}, "Extra inputs"),
     ],
 )

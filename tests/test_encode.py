@@ -23,10 +23,10 @@ import sparsight
 from sparsight.encode import EncoderSettings, How
 from sparsight.encode import encode as run_encode
 from sparsight.encode.encoder import Encoder
-from sparsight.encode.extras import extra
 from sparsight.encode.ledger import Ledger
 from sparsight.encode.sizes import grid_within
 from sparsight.errors import ImagesError, NotFiniteError, PlanError, SparsightError
+from sparsight.extras import extra
 from sparsight.families import family_of
 from sparsight.identity import identity
 from sparsight.images import ImageFolder

@@ -106,14 +106,15 @@ def test_the_methods_are_those_that_fit(session, tmp_path):
     assert session.methods() == ["sve", "early-exit", "tome", "cls-topk"]
     swin = make_session(SWINS["timm_swin"](), tmp_path, side=20)
     assert swin.methods() == ["sparsevit"]
-    every = ["sampled", "exact", "class-attention", "standout", "magnitude"]
+    moved = ["contribution", "contribution-bound"]
+    every = ["sampled", "exact", "class-attention", *moved, "standout", "magnitude", "lattice"]
     assert session.scores() == every  # no projector without a run
     run = plan_of(session.model, sparsight.SVE(layers="all", score="linear"))
     session.plan = run
     assert session.scores() == ["sampled", "exact", "linear", *every[2:]]
     assert session.plan_of(Setting(score="linear")).weights.keys() == run.weights.keys()
     no_class = make_session(make_model("siglip"), tmp_path)
-    assert no_class.scores() == ["sampled", "exact", "standout", "magnitude"]
+    assert no_class.scores() == ["sampled", "exact", *moved, "standout", "magnitude", "lattice"]
     with pytest.raises(PlanError, match="windows"):
         session.plan_of(Setting("sparsevit"))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
-from conftest import make_model, plan_of
+from conftest import make_hf_swin, make_model, plan_of
 from torch.export import Dim
 
 import sparsight
@@ -17,6 +17,7 @@ from sparsight.attach import family_in
 from sparsight.errors import SparsightError
 from sparsight.exports import capture, formats, front, parity
 from sparsight.exports.counts import counts_of
+from sparsight.exports.judged import judged_by_task
 from sparsight.exports.standin import stand_in
 from sparsight.identity import identity
 from sparsight.ops import partition
@@ -142,6 +143,15 @@ PLANS = {
     ),
     "leaving": (SVE.model_copy(update={"score": "linear"}), LEAVING),
     "pruning": (sparsight.ClsTopK(stages=(1,), min_tokens=0),),
+    "pruning by several layers": (
+        sparsight.ClsTopK(stages=(1,), score="vtc-cls", history=2, min_tokens=0),
+    ),
+    "moved": (
+        sparsight.SVE(layers=(0,), keep=1 / 2, score="contribution", min_tokens=0, sample_every=4),
+        sparsight.EarlyExit(
+            after=(0,), keep=1 / 2, score="contribution-bound", sample_every=4, recover=4, min_tokens=0
+        ),
+    ),
 }
 
 
@@ -164,6 +174,41 @@ def test_every_method_that_exports_is_the_same_in_a_graph_of_many_sizes(name, tm
         with torch.no_grad():
             wanted = family_in(sparse).features(sparse, picture)
         torch.testing.assert_close(opened(picture)["features"], wanted, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("format", ENGINES)
+def test_windows_that_are_skipped_export_for_one_size(format, tmp_path):
+    model, windows = make_hf_swin(), sparsight.SparseViT(min_tokens=0)
+    with pytest.raises(SparsightError, match="laid out for one size of picture: give sizes"):
+        sparsight.export(model, windows, tmp_path, format, sizes=RANGE, dynamic=True)
+    (file,) = sparsight.export(
+        model, windows, tmp_path, format, sizes=[(92, 76)], images=pictures(2, (92, 76))
+    )
+    (case,) = json.loads(parity.parity_place(file).read_text())["cases"]
+    assert case["error"] <= 1e-4
+    assert case["overlap"] is None  # nothing is told of windows, so no figure claims it
+
+
+@pytest.mark.parametrize(
+    ("format", "ending"),
+    [("aoti", ".aoti.pt2"), pytest.param("executorch", ".pte", marks=needs("executorch"))],
+)
+def test_a_format_of_one_size_makes_a_file_for_each(format, ending, tmp_path):
+    model = small()
+    plan = plan_of(model, SVE)
+    for words, open_ in ("give sizes", {"dynamic": True}), ("number of pictures", {"batch": "dynamic"}):
+        with pytest.raises(SparsightError, match=words):
+            sparsight.export(model, plan, tmp_path, format, sizes=RANGE, **open_)
+    outputs = ("map", "features")
+    (file,) = sparsight.export(model, plan, tmp_path, format, sizes=RANGE[1:], batch=2, outputs=outputs)
+    assert file.name == f"encoder-160x144{ending}"
+    opened, sparse = sparsight.open_exported(file), sparsight.apply(model, plan)
+    picture = torch.randn(2, 3, 160, 144)
+    with torch.no_grad():
+        wanted = family_in(sparse).features(sparse, picture)
+    found = opened(picture)
+    torch.testing.assert_close(found["features"], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["map"].flatten(1, 2), found["features"][:, 5:])
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +273,8 @@ REFUSED = {
     "compiled": (compiled, {}, "is compiled"),
     "tome": (None, {"what": sparsight.ToMe()}, "ToMe does not export"),
     "spot": (None, {"what": sparsight.SPOT()}, "SPOT does not export"),
+    "pairs": (None, {"what": sparsight.MutualPairs()}, "depends on the picture"),
+    "peaks": (None, {"what": sparsight.DensityPeaks()}, "DensityPeaks does not export"),
     "exact": (None, {"what": sparsight.SVE(layers=(0,), score="exact")}, "score='sampled' exports"),
     "bound": (
         None, {"what": sparsight.EarlyExit(score="map-error", bound="calibrated")}, "keep=... exports",
@@ -261,6 +308,28 @@ def test_a_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(formats.base, "find_spec", lambda name: None)
     with pytest.raises(SparsightError, match=r"pip install 'sparsight\[openvino\]'"):
         sparsight.export(small(), SVE, tmp_path, "openvino", sizes=[(160, 144)])
+
+
+PLACES = {
+    "windows": sparsight.LocalAttention(size=4, min_tokens=30),
+    "stripes": sparsight.LocalAttention(pattern="stripes", size=3, min_tokens=30),
+    "lattice": SVE.model_copy(update={"score": "lattice"}),
+}
+BYPASS = sparsight.Bypass(layers=(1,), min_tokens=30)
+
+
+@pytest.mark.parametrize("kind", [*PLACES, "bypass"])
+def test_patterns_leave_for_one_size_each_and_a_bypass_for_many(kind, tmp_path):
+    model = small()
+    plan = plan_of(model, PLACES.get(kind, BYPASS))
+    if kind in PLACES:
+        with pytest.raises(SparsightError, match="laid out for one size of picture"):
+            sparsight.export(model, plan, tmp_path, "pt2", sizes=RANGE, dynamic=True)
+    (file,) = sparsight.export(
+        model, plan, tmp_path, "pt2", images=pictures(1),
+        **({"sizes": [(160, 144)]} if kind in PLACES else {"sizes": RANGE, "dynamic": True}),
+    )  # fmt: skip
+    assert file.suffix == ".pt2"  # which is compared with PyTorch before it is handed out
 
 
 @pytest.mark.parametrize(
@@ -338,7 +407,19 @@ def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
     run = sparsight.save(plan, tmp_path / "run")
     file = run / "encoder.pt2"
     assert "written" in said(0, "export", run, "--out", file, "--format", "pt2", "--report")
-    assert "Exported to pt2 in float32" in (run / "report.html").read_text()
+    page = (run / "report.html").read_text()
+    assert "Exported to pt2 in float32" in page
+    assert "Segmentation on 16 pictures of scenes" in page
+    (score,) = json.loads((run / "parity-pt2.json").read_text())["task"]["scores"]
+    assert score["engine"] == pytest.approx(score["pytorch"], abs=1e-3)  # a few pixels at an edge
+    assert score["dense"] > 0.3  # a sixteenth of the usual resolution
+    scenes = tmp_path / "scenes"
+    words = ["--layout", "salient", "--resolution", "64x96", "--train", 3, "--val", 2]
+    said(0, "scenes", "--out", scenes, *words)
+    words = ["--out", tmp_path / "b.pt2", "--format", "pt2", "--report"]
+    assert "--data DIR together" in said(1, "export", run, *words, "--task", "salient")
+    for score in judged_by_task(file, model, plan, "salient", scenes)["scores"]:
+        assert score["engine"] == pytest.approx(score["pytorch"], abs=1e-2)
     said(0, "measure", file, "--repeats", 1, "--max-images", 1, "--json", tmp_path / "m.json")
     found = json.loads((tmp_path / "m.json").read_text())
     assert found["format"] == "pt2"
@@ -346,4 +427,4 @@ def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
     assert "takes pictures of 64x96, not 96x96" in said(1, "measure", file, "--resolution", "96")
     assert "takes 1 pictures at once" in said(1, "measure", file, "--batch", 2)
     assert "judge it by" in said(1, "evaluate", file, "--task", "features", "--data", run)
-    assert "not offered yet" in said(1, "export", run, "--out", run, "--format", "executorch")
+    assert "give sizes" in said(1, "export", run, "--out", run, "--format", "aoti", "--dynamic")

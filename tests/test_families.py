@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from conftest import HF_SMALL, make_images, make_model
+from conftest import HF_SMALL, make_images, make_model, run_features
 
 from sparsight.errors import UnsupportedModelError
 from sparsight.families import FAMILIES, family_named, family_of
@@ -125,3 +125,17 @@ def test_the_readme_shows_the_registry():
     command = [sys.executable, root / "benchmarks" / "render.py", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("vit_tiny_r_s16_p8_224", 32), ("vit_base_mci_224", 16), ("vitamin_small_224", 16)],
+)
+def test_a_token_of_a_hybrid_is_as_large_as_its_convolutions_make_it(name, side):
+    model = timm.create_model(name, num_classes=0)
+    family = family_of(model)
+    assert family.patch_px(model) == (side, side)
+    images = make_images(model, batch=1, grid=(224 // side, 224 // side))
+    with torch.no_grad():
+        tokens = run_features(model, images).shape[1]
+    assert tokens == (224 // side) ** 2 + family.prefix_tokens(model)

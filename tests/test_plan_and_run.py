@@ -54,6 +54,18 @@ def test_a_plan_of_several_methods_survives_json_and_finds_each():
     assert [method.min_tokens for method in again.methods] == [1024, 1024]
 
 
+def test_a_printed_plan_says_in_ten_lines_what_it_does():
+    model = make_model("dinov2_reg")
+    told = str(full_plan(model).with_(reasons=tuple(f"because {n}" for n in range(9))))
+    lines = told.splitlines()
+    assert len(lines) <= 10
+    assert lines[0] == "Plan: sve"
+    assert full_plan(model).label in told
+    for words in ("64x96 px", "tensors of its own", "because 2", "6 more reasons", "4 layers (timm:x)"):
+        assert words in told
+    assert "because 3" not in told
+
+
 def test_a_saved_run_gives_the_same_model(tmp_path):
     model = make_model("dinov2_reg")
     images, plan = make_images(model), full_plan(model)

@@ -282,7 +282,24 @@ def test_settings_of_other_methods_are_words(tmp_path):
     page = text_of(write_report(tmp_path))
     assert "Before layers 3-4, 9 tokens leave the network: a trained network chooses the 65 %" in page
     save_plan(Plan(methods=(sparsight.ClsTopK(keep=0.65, stages=(3, 4, 9)),)), tmp_path)
-    assert "Method: cls-topk, with keep 0.65; stages 3-4, 9." in text_of(write_report(tmp_path))
+    page = text_of(write_report(tmp_path))
+    assert (
+        "In layers 3-4, 9 65 % of the tokens there go on, chosen by class-attention; the others" in page
+    )
+    for config, words in (
+        (
+            sparsight.ClsTopK(score="vtc-cls", recover=4),
+            "In three of the layers 70 % of the tokens there go on, chosen by vtc-cls over 3 layers but "
+            "for one in 4 of the others, evenly spread; the others keep their last value.",
+        ),
+        (
+            sparsight.ASViT(stages=(4, 7)),
+            "Before layers 4, 7 tokens below a threshold leave the network, as many as leave 65 % of",
+        ),
+        (sparsight.ToMe(merge=0.125), "Method: tome, with merge 0.125."),
+    ):
+        save_plan(Plan(methods=(config,)), tmp_path)
+        assert words in text_of(write_report(tmp_path))
 
 
 def test_before_a_plan_no_layer_is_called_sparse(run, tmp_path):

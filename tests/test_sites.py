@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_model, plan_of, run_features
-from site_models import PACKED, SITES, make_site
+from site_models import SITES, VIT, make_site
 from torch.overrides import TorchFunctionMode
 
 import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
-from sparsight.families import encoder_in, family_of, sites
+from sparsight.families import family_of
+from sparsight.families import found as finding
 from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
@@ -91,6 +92,8 @@ def test_every_layout_equals_the_masked_reference_and_is_restored(name):
     keys, dense = list(model.state_dict()), run_features(model, images)
     layers = family.global_layers(model)
     assert family.name == "sites"
+    sides = [(site.heads, site.dim) for site in family.found.sites]
+    assert [(family.heads(b), family.dim(b)) for b in family.blocks(model)] == sides
     windows = WINDOWS.get(name, 0)  # tokens
     assert len(layers) == (1 if windows else 2)  # the other one has windows
     sparsight.apply(model, EXACT.model_copy(update={"keep": 1.0}))
@@ -246,37 +249,7 @@ def test_masks_are_split_into_their_pictures_or_not_at_all():
     assert segments_of(changed, 1, 5) == (Segment(None, 0, 5, 5),)
 
 
-# Whole models, and everything that is not as it should be
-
-
-@torch.no_grad()
-def test_a_whole_vision_language_model_generates_with_its_tower_sparse():
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
-    text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
-    config = Qwen3VLConfig(
-        text_config=text, vision_config=PACKED, image_token_id=9, video_token_id=10,
-        vision_start_token_id=11, vision_end_token_id=12,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(config).eval()
-    tower = model.model.visual
-    assert encoder_in(model, None) is tower
-    given = inputs_of(tower, picture(tower), True)
-    words = torch.tensor([[1, 11] + [9] * 64 + [12, 5]])
-    asked = {
-        "input_ids": words, "pixel_values": given["hidden_states"], "image_grid_thw": given["grid_thw"],
-        "mm_token_type_ids": (words == 9).long(),
-    }  # fmt: skip
-    keys, dense = list(model.state_dict()), model(**asked).logits
-    sparsight.apply(model, EXACT)
-    assert not torch.equal(model(**asked).logits, dense)
-    assert model.generate(**asked, max_new_tokens=3, do_sample=False).shape[1] > words.shape[1]
-    sparsight.restore(model)
-    assert list(model.state_dict()) == keys
-    assert torch.equal(model(**asked).logits, dense)
+# Everything that is not as it should be
 
 
 def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypatch):
@@ -304,8 +277,8 @@ def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypat
 
 def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch):
     model, runs = make_site("aimv2"), []
-    usual = sites.dry_run
-    monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
+    usual = finding.dry_run
+    monkeypatch.setattr(finding, "dry_run", lambda *given: runs.append(1) or usual(*given))
     first = family_in(model)
     assert family_in(model).found is first.found
     assert len(runs) == 2  # at the model's own size and at half of it
@@ -337,6 +310,66 @@ def test_a_bias_or_what_cannot_be_run_is_refused_by_name():
 
 
 @torch.no_grad()
+def test_frames_of_a_clip_are_sparse_one_by_one_and_short_ones_dense():
+    model = make_site("qwen3_vl")
+    family, frames = family_of(model), [noise(model, (64, 64)) * scale for scale in (1.0, 0.5, 0.2)]
+    given = [inputs_of(model, one, family.found.flat) for one in frames]
+    clip = torch.cat([one["hidden_states"] for one in given])
+    grid = torch.tensor([[3, 8, 8]])
+    dense = model(clip, grid_thw=grid).last_hidden_state
+    sparsight.apply(model, EXACT)
+    close(model(clip, grid_thw=grid).last_hidden_state, torch.cat([final(model, f) for f in frames]))
+    sparsight.restore(model)
+    # Each frame has 64 tokens: below what pays there is nothing to gain, however many frames.
+    sparsight.apply(model, EXACT.model_copy(update={"min_tokens": 65}))
+    assert torch.equal(model(clip, grid_thw=grid).last_hidden_state, dense)
+    assert not dense_calls(model)
+
+
+@pytest.mark.parametrize("kind", ["VideoMAEModel", "VivitModel", "TimesformerModel"])
+def test_what_takes_clips_alone_is_refused_in_a_sentence(kind):
+    import transformers
+
+    host = getattr(transformers, kind)
+    settings = VIT | {"patch_size": 16, "num_frames": 4}
+    with pytest.raises(UnsupportedModelError, match="takes clips of several frames") as told:
+        sparsight.apply(host(host.config_class(**settings)), EXACT)
+    assert len(str(told.value)) <= 300
+
+
+@torch.no_grad()
+def test_a_config_that_others_share_is_not_touched():
+    from transformers import Aimv2VisionModel
+
+    one = make_site("aimv2")
+    two = Aimv2VisionModel(one.config).eval()
+    one.set_attn_implementation("eager")
+    images = torch.randn(1, 3, 64, 64)
+    dense = two(images, output_attentions=True)
+    sparsight.apply(one, EXACT)
+    one(images)
+    assert one.config._attn_implementation == "eager"
+    again = two(images, output_attentions=True)
+    assert all(map(torch.equal, again.attentions, dense.attentions))
+    assert torch.equal(again.last_hidden_state, dense.last_hidden_state)
+
+
+@torch.no_grad()
+def test_a_tower_asked_for_flash_attention_is_sparse_within_its_padding_all_the_same():
+    model = make_model("hf_siglip2")
+    patches, shapes = torch.randn(2, 63, 768), torch.tensor([[9, 7], [9, 5]])
+    mask = torch.tensor([[1] * 63, [1] * 45 + [0] * 18])
+    sparsight.apply(model, EXACT)
+    wanted = model(patches, mask, shapes).last_hidden_state
+    sparsight.restore(model)
+    model.config._attn_implementation_internal = "flash_attention_2"  # as if it were installed
+    sparsight.apply(model, EXACT)  # in all its layers, of which none calls it
+    close(model(patches, mask, shapes).last_hidden_state[0], wanted[0])
+    close(model(patches, mask, shapes).last_hidden_state[1, :45], wanted[1, :45])
+    assert not dense_calls(model)
+
+
+@torch.no_grad()
 def test_an_implementation_that_is_switched_runs_dense_and_says_so():
     model = make_site("internvl")
     images = picture(model)
@@ -355,3 +388,15 @@ def test_an_implementation_that_is_switched_runs_dense_and_says_so():
     close(run_features(model, images), sparse)
     with pytest.raises(SparsightError, match="layer 0 is sparse and has no attention map"):
         model(images, output_attentions=True)
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "pixtral", "minicpm", "gemma4", "samvit"])
+def test_doctor_reads_a_tower_or_says_in_a_sentence_why_it_cannot(name):
+    model = make_site(name)
+    if name == "samvit":
+        assert sparsight.doctor(model, (64, 64))["model"]
+        return
+    side = 72 if name == "gemma4" else 64  # it pools 3 x 3 patches
+    with pytest.raises(PlanError, match="reads the sizes of its pictures from tensors: make") as told:
+        sparsight.doctor(model, (side, side))
+    assert len(str(told.value)) <= 300

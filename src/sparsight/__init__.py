@@ -2,6 +2,7 @@
 
 >>> model = sparsight.apply(model, sparsight.SVE(layers=range(6, 12), keep=1 / 8))   # sparse, in place
 >>> model = sparsight.restore(model)                                                 # as it was
+>>> with sparsight.sparse(model, "runs/mine") as model: ...                          # for a while
 
 The verbs, in the order of the pipeline: `analyze`, `optimize`, `apply`, `measure`, `evaluate`, `save`,
 `load`, `restore`, `export`; and before them `finetune`, to adapt a model to a higher resolution; with
@@ -13,12 +14,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sparsight.attach import apply, restore, save
+    from sparsight.attach import apply, restore, save, sparse
     from sparsight.errors import (
         ArgumentError,
         HubError,
         ImagesError,
         LabelsError,
+        MissingPackageError,
         NotFiniteError,
         PlanError,
         SparsightError,
@@ -30,10 +32,15 @@ if TYPE_CHECKING:
     from sparsight.methods import (
         SPOT,
         SVE,
+        ASViT,
+        Bypass,
         ClsTopK,
+        DensityPeaks,
         EarlyExit,
+        LocalAttention,
         LowerResolution,
         MLPRouting,
+        MutualPairs,
         SparseViT,
         ToMe,
     )
@@ -60,8 +67,13 @@ _WHERE = {
     "analyze": "sparsight.stages.calibrate",
     "apply": "sparsight.attach",
     "ArgumentError": "sparsight.errors",
+    "ASViT": "sparsight.methods",
     "Budget": "sparsight.stages.search",
+    "Bypass": "sparsight.methods",
     "ClsTopK": "sparsight.methods",
+    "DensityPeaks": "sparsight.methods",
+    "LocalAttention": "sparsight.methods",
+    "MutualPairs": "sparsight.methods",
     "EarlyExit": "sparsight.methods",
     "MLPRouting": "sparsight.methods",
     "compare": "sparsight.stages.compare",
@@ -80,6 +92,7 @@ _WHERE = {
     "load": "sparsight.run",
     "LowerResolution": "sparsight.methods",
     "measure": "sparsight.stages.measure",
+    "MissingPackageError": "sparsight.errors",
     "NotFiniteError": "sparsight.errors",
     "open_exported": "sparsight.exports.opened",
     "optimize": "sparsight.stages.optimize",
@@ -91,6 +104,7 @@ _WHERE = {
     "restore": "sparsight.attach",
     "save": "sparsight.attach",
     "search": "sparsight.stages.search",
+    "sparse": "sparsight.attach",
     "Search": "sparsight.stages.search",
     "SparseViT": "sparsight.methods",
     "SparsightError": "sparsight.errors",
@@ -103,10 +117,13 @@ _WHERE = {
 __all__ = [
     "SPOT",
     "SVE",
+    "ASViT",
     "Adaptation",
     "ArgumentError",
     "Budget",
+    "Bypass",
     "ClsTopK",
+    "DensityPeaks",
     "Distillation",
     "EarlyExit",
     "Finetuning",
@@ -114,8 +131,11 @@ __all__ = [
     "ImageFolder",
     "ImagesError",
     "LabelsError",
+    "LocalAttention",
     "LowerResolution",
     "MLPRouting",
+    "MissingPackageError",
+    "MutualPairs",
     "NotFiniteError",
     "Plan",
     "PlanError",
@@ -144,13 +164,19 @@ __all__ = [
     "restore",
     "save",
     "search",
+    "sparse",
 ]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'sparsight' has no attribute {name!r}")
-    value = getattr(import_module(_WHERE[name]), name)
+    try:
+        value = getattr(import_module(_WHERE[name]), name)
+    except ImportError as error:
+        from sparsight.extras import missing
+
+        raise missing(error) or error from None
     globals()[name] = value
     return value
 

@@ -1,5 +1,18 @@
-"""`python -m sparsight`."""
+"""`python -m sparsight`, and the program `sparsight`."""
 
-from sparsight.cli import main
+import sys
 
-main()
+
+def main() -> None:
+    """Run the command line, which an extra brings."""
+    from sparsight.extras import missing
+
+    try:
+        from sparsight.cli import main as run
+    except ImportError as error:
+        sys.exit(f"sparsight: {missing(error) or error}")
+    run()
+
+
+if __name__ == "__main__":
+    main()

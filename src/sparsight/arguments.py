@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sparsight.errors import ArgumentError
+from sparsight.extras import missing
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -36,7 +37,10 @@ def checked(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
                     given.arguments[name] = kind.validate_python(given.arguments[name])
                 except ValidationError as error:
                     raise ArgumentError(f"{_name(function)}, {name}: {complaint(error)}") from None
-        return function(*given.args, **given.kwargs)
+        try:
+            return function(*given.args, **given.kwargs)
+        except ImportError as error:
+            raise missing(error) or error from None
 
     return call
 

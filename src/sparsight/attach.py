@@ -1,10 +1,11 @@
-"""A plan and a model become a changed model, and back: apply, restore and save.
+"""A plan and a model become a changed model, and back: apply, restore, sparse and save.
 
 Everything is checked before anything is changed (fit.py), so a failure leaves the model as it was.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -16,7 +17,7 @@ from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.families.calls import sdpa_settings
-from sparsight.fit import Place, places, resolve
+from sparsight.fit import Place, asks_projection, places, resolve
 from sparsight.inplace import STATE, argument_names, change, is_changed, unchange
 from sparsight.methods import Settings, method_of, tensor_name
 from sparsight.methods.site import Site
@@ -66,6 +67,11 @@ def apply(model: nn.Module, what: What, module: str | None = None) -> nn.Module:
     if applied(model):
         raise PlanError("this model already has a plan applied: call sparsight.restore(model) first")
     plan, family = as_plan(what), family_of(model)
+    if any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError(
+            f"{plan.name} changes the pictures and not the model, so there is nothing to apply: compare "
+            "runs it beside others, sparsight.compare(model, images, [plan])"
+        )
     plan = resolve(plan, model, family)
     state = Applied(plan, family)
     try:
@@ -88,6 +94,16 @@ def restore(model: nn.Module, module: str | None = None) -> nn.Module:
     return whole
 
 
+@contextmanager
+def sparse(model: nn.Module, what: What, module: str | None = None) -> Iterator[nn.Module]:
+    """`model` made sparse while in here, and as it was afterwards, whatever happens: apply, restore."""
+    changed = apply(model, what, module)
+    try:
+        yield changed
+    finally:
+        restore(model, module)
+
+
 def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     """One module, with the tensors that the plan has for it."""
     like = next(place.module.parameters(), next(model.parameters()))
@@ -99,11 +115,13 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     }
     site = Site(
         family, family.prefix_tokens(model), place.config, place.layer, len(family.blocks(model)),
-        argument_names(place.module), place.shared,
+        argument_names(place.module), place.shared, place.grid,
     )  # fmt: skip
+    if asks_projection(place.config):
+        site.projection = family.projection(model, place.layer)
     if method.changes == "attention" or method.needs == "windows":  # whose attention runs as it is
         site.settings = sdpa_settings(family.parts.attention(family.blocks(model)[place.layer]))
-    change(place.module, method.change, site, tensors)
+    change(place.module, place.kind, site, tensors)
 
 
 def _undo(model: nn.Module, state: Applied) -> None:

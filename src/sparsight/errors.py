@@ -15,6 +15,10 @@ class ArgumentError(SparsightError, ValueError):
     """An argument or a setting is not what it has to be; nothing was changed."""
 
 
+class MissingPackageError(SparsightError, ImportError):
+    """A package is not installed that this needs; the message says which extra brings it."""
+
+
 class UnsupportedModelError(SparsightError):
     """The model is none of the supported families; nothing was changed."""
 

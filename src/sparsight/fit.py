@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 
 from sparsight.errors import PlanError
 from sparsight.families import Family
+from sparsight.families.grid import CuttingPatches, Grid, cutter_of
 from sparsight.identity import check_identity
-from sparsight.inplace import check_changeable
-from sparsight.methods import Settings, method_of, tensor_name
+from sparsight.inplace import Change, check_changeable
+from sparsight.methods import SVE, Settings, method_of, tensor_name
 from sparsight.plan import Plan
 from sparsight.scores import NEEDS, SCORES
 
@@ -28,22 +30,36 @@ class Place:
     """One module that a plan changes."""
 
     module: nn.Module
+    kind: type[Change]  # of it
     config: Settings
     layer: int
     tensors: tuple[str, ...]  # short names of what it brings
-    shared: Any  # with other modules
+    shared: Any = None  # with other modules
+    grid: Grid | None = None  # which the plan's modules share where one of them asks for it
 
 
 def places(plan: Plan, model: nn.Module, family: Family) -> Iterator[Place]:
     """Every module that a resolved plan changes."""
-    blocks = family.blocks(model)
+    blocks, asking = family.blocks(model), [config for config in plan.methods if asks_grid(config)]
+    grid = Grid() if asking else None
+    if asking and (cutter := cutter_of(model)) is not None:
+        available = family.layers_with(method_of(asking[0]).needs, model)
+        layer = min(asking[0].changed_layers(available))
+        yield Place(cutter, CuttingPatches, asking[0], layer, (), grid=grid)
     for config in plan.methods:
         method = method_of(config)
         layers = config.changed_layers(family.layers_with(method.needs, model))
         shared, shapes = method.shared(config, layers), method.tensors(config, model, family)
         for layer in layers:
             module = family.parts.changed(blocks[layer], method.changes)
-            yield Place(module, config, layer, tuple(shapes.get(layer, ())), shared.get(layer))
+            names = tuple(shapes.get(layer, ()))
+            yield Place(module, method.change, config, layer, names, shared.get(layer), grid)
+
+
+def asks_grid(config: Settings) -> bool:
+    """Whether a method, or the score it ranks by, asks for the rows and columns of the tokens."""
+    score = SCORES.get(getattr(config, "score", ""))
+    return method_of(config).asks_grid or (score is not None and "grid" in score.needs)
 
 
 def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
@@ -58,6 +74,7 @@ def resolve(plan: Plan, model: nn.Module, family: Family) -> Plan:
         )
     if plan.model is not None:
         check_identity(plan.model, model, family)
+    _check_projections(plan, model, family)
     _check_tensors(plan, model, family)
     names = {id(part): name for name, part in model.named_modules()}
     for place in places(plan, model, family):
@@ -77,9 +94,7 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     """The settings of one method for this model; PlanError if they do not suit it."""
     method, depth = method_of(config), len(family.blocks(model))
     if method.changes == "pictures":
-        raise PlanError(
-            f"{method.name} changes the pictures and not the model: there is nothing to apply"
-        )
+        return config
     available = family.layers_with(method.needs, model)
     drops = method.needs == "windows" and available  # what is known of its windows is enough for that
     if method.changes != "attention" and not family.has_blocks and not drops:
@@ -92,7 +107,11 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     found: Settings = method.fit(config.resolved(available, depth), model, family)
     score = SCORES.get(getattr(found, "score", ""))
     if score is not None and (missing := sorted(score.needs - method.provides)):
-        raise PlanError(f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}")
+        usable = [other.name for other in SCORES.values() if other.needs <= method.provides]
+        raise PlanError(
+            f"{method.name} cannot rank by {score.name!r}, which needs {NEEDS[missing[0]]}: use another "
+            f"score ({', '.join(usable)})"
+        )
     tokens = getattr(found, "completion", "none") == "map" or (score and "tokens" in score.needs)
     if method.changes == "attention" and tokens:
         for layer in found.changed_layers(available):
@@ -101,6 +120,12 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
                     f"the attention of layer {layer} has no row for each token, which a map or this "
                     "score reads: use completion='none' and the score 'sampled' or 'exact' there"
                 )
+    if asks_grid(found) and cutter_of(model) is None:
+        raise PlanError(
+            f"{method.name} asks for the rows and columns of the tokens, and this "
+            f"{type(model).__name__} has no convolution that cuts pictures into them: use another score "
+            "or method, such as SVE by 'sampled'"
+        )
     asks = method.asks_prefix or (score is not None and "class token" in score.needs)
     if asks and family.prefix_tokens(model) == 0:
         raise PlanError(
@@ -110,28 +135,68 @@ def _resolved(config: Settings, model: nn.Module, family: Family) -> Settings:
     return found
 
 
+def free_layers(plan: Plan, model: nn.Module, family: Family) -> tuple[int, ...]:
+    """The layers that SVE could have: no other method changes their attention or takes tokens out."""
+    available = family.global_layers(model)
+    taken = {
+        layer
+        for config in plan.methods
+        if not isinstance(config, SVE) and method_of(config).changes in ("attention", "block")
+        for layer in _resolved(config, model, family).changed_layers(available)
+    }
+    return tuple(layer for layer in available if layer not in taken)
+
+
 def _check_together(plan: Plan, model: nn.Module, family: Family) -> None:
     """Raise PlanError if two methods of the plan exclude each other."""
     kinds = [type(config).__name__ for config in plan.methods]
     if doubled := [kind for kind in kinds if kinds.count(kind) > 1]:
         raise PlanError(f"the plan has {doubled[0]} twice: name all its layers in one")
     by_change: dict[str, list[Settings]] = {}
+    if len(kinds) > 1 and any(method_of(config).changes == "pictures" for config in plan.methods):
+        raise PlanError("a lower resolution goes with no other method: it changes the pictures")
     for config in plan.methods:
         by_change.setdefault(method_of(config).changes, []).append(config)
     taking = by_change.get("block", [])
     if len(taking) > 1:
-        one, other = (type(config).__name__ for config in taking[:2])
+        one, two = (type(config).__name__ for config in taking[:2])
         raise PlanError(
-            f"{one} and {other} both take tokens or windows out of the blocks: choose one of them"
+            f"{one} and {two} both take tokens or windows out of the blocks: choose one of them"
         )
+    available = family.layers_with("global", model)
+    for first, other in combinations(by_change.get("attention", []), 2):
+        if shared := set(first.changed_layers(available)) & set(other.changed_layers(available)):
+            raise PlanError(
+                f"{type(first).__name__} and {type(other).__name__} both change the attention of layer "
+                f"{min(shared)}: name other layers in one of them"
+            )
     for config in by_change.get("attention", []):
-        available = family.layers_with("global", model)
         for leaving in taking:
             shared = set(config.changed_layers(available)) & set(leaving.changed_layers(available))
             if shared:
                 raise PlanError(
                     f"{type(config).__name__} works where all tokens are still there, and "
                     f"{type(leaving).__name__} changes layer {min(shared)}: name layers before that"
+                )
+
+
+def asks_projection(config: Settings) -> bool:
+    """Whether a method ranks by what the output projection makes of values."""
+    score = SCORES.get(getattr(config, "score", ""))
+    return score is not None and "projection" in score.needs
+
+
+def _check_projections(plan: Plan, model: nn.Module, family: Family) -> None:
+    """Raise PlanError if a score reads an output projection that cannot be told."""
+    for config in filter(asks_projection, plan.methods):
+        available = family.layers_with(method_of(config).needs, model)
+        for layer in config.changed_layers(available):
+            if not family.projection(model, layer):
+                name = getattr(config, "score", "")
+                raise PlanError(
+                    f"the score {name!r} reads the output projection, and the attention of layer "
+                    f"{layer} has no single weight that reads what its heads return as it is (a norm, "
+                    "a gate or an adapter is between): use another score, such as 'sampled'"
                 )
 
 

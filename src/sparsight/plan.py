@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAN_TYPE, VERSION = "sparsight.plan", 2
 MAX_PLAN_BYTES = 16_000_000
+MOST_REASONS = 3  # that are printed: a plan says in ten lines what it does
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -107,6 +108,24 @@ class Plan(Data):
     def label(self) -> str:
         """What distinguishes its settings, in a few words."""
         return "; ".join(method.label() for method in self.methods)
+
+    def __str__(self) -> str:
+        """What it does and what it was made for, in a few lines."""
+        lines = [f"Plan: {self.name}"]
+        lines += [f"  {method_of(one).name}: {one.label()}; dense below {one.min_tokens} tokens"
+                  for one in self.methods]  # fmt: skip
+        if (made := self.model) is not None:
+            lines.append(f"  for a {made.kind} of {made.depth} layers ({self.source or 'in memory'})")
+        if self.resolution:
+            lines.append("  made on pictures of {}x{} px".format(*self.resolution))
+        if self.tensors:
+            size = sum(t.numel() * t.element_size() for t in self.weights.values()) / 1e6
+            lines.append(f"  with {len(self.tensors)} tensors of its own, {size:.1f} MB")
+        shown = self.reasons[:MOST_REASONS]
+        lines += [f"  {reason}" for reason in shown]
+        if more := len(self.reasons) - len(shown):
+            lines.append(f"  and {more} more reasons in plan.reasons")
+        return "\n".join(lines)
 
     def changed(self, new: Settings) -> Self:
         """With other settings for the method of the same kind."""

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from sparsight.errors import LONGEST, SparsightError, brief
+from sparsight.extras import missing
 
 REFUSED, OURS, INTERRUPTED = 1, 70, 130  # exit codes; 70 is EX_SOFTWARE of sysexits.h
 VERBOSE = "--verbose"
@@ -50,6 +51,8 @@ class OneSentence(TyperGroup):
 
 def ending(error: Exception) -> tuple[str, int]:
     """The sentence and the exit code for what was raised."""
+    if isinstance(error, ImportError):
+        error = missing(error) or error
     if isinstance(error, SparsightError):
         return str(error), REFUSED
     if isinstance(error, OSError):

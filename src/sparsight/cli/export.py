@@ -32,6 +32,14 @@ class DTypeName(StrEnum):
     float16 = "float16"
 
 
+class FeatureTask(StrEnum):
+    """Tasks that read final features alone."""
+
+    segmentation = "segmentation"
+    classification = "classification"
+    salient = "salient"
+
+
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="run folder of optimize or demo")],
@@ -59,18 +67,29 @@ def export(
         bool, typer.Option("--report", help="compare with PyTorch on --images, and refuse what differs")
     ] = False,
     images: Annotated[Path | None, typer.Option(help="folder of pictures for --report")] = None,
+    task: Annotated[
+        FeatureTask | None, typer.Option(help="judge the file by it too, for --report; on --data")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="folder of the task's data set")] = None,
     pretrained: PretrainedOption = False,
     checkpoint: CheckpointOption = None,
 ) -> None:
-    """Write a run's model as a file for PyTorch, ONNX Runtime or OpenVINO.
+    """Write a run's model as a file for PyTorch, ONNX Runtime, OpenVINO or ExecuTorch.
 
-    Beside FILE is its manifest, FILE.json, and with --report the comparison, FILE.parity.json, which is
-    in the run's page too.
+    Beside FILE is its manifest, FILE.json.
+
+    With --report, the comparison with PyTorch is FILE.parity.json, and in the run's page.
     """
+    from sparsight import tables
     from sparsight.exports.front import export as write
     from sparsight.exports.parity import parity_place
     from sparsight.families import encoder_in
+    from sparsight.files import write_json
 
+    if (task is None) != (data is None) or (task is not None and (dense or not report)):
+        raise SparsightError(
+            "a file is judged with --report, --task TASK and --data DIR together, and not if --dense"
+        )
     plan, loaded, _ = model_of(run, None, pretrained, checkpoint)
     module = plan.recipe.get("module")
     files = write(
@@ -83,10 +102,11 @@ def export(
         say(f"written: {file}")
         if report:
             found = text.loads(parity_place(file).read_text(encoding="utf-8"))
-            _show(found)
-            from sparsight.files import write_json
-
+            if not dense:
+                found |= _judged(file, plan, loaded, task, data)
+            write_json(parity_place(file), found)
             write_json(run / f"parity-{format.value}.json", found)
+            tables.show_parity(found)
     if report:
         write_page(run)
 
@@ -115,10 +135,18 @@ def _pictures(report: bool, images: Path | None, plan: Any, loaded: Any) -> Any:
     raise SparsightError("--report compares on pictures: give a folder with --images DIR")
 
 
-def _show(report: dict[str, Any]) -> None:
-    from sparsight import tables
+def _judged(
+    file: Path, plan: Any, loaded: Any, task: FeatureTask | None, data: Path | None
+) -> dict[str, Any]:
+    """By the task that was named, or by scenes where the run is of the embedded encoder."""
+    from sparsight.exports.judged import judged_by_scenes, judged_by_task
 
-    tables.show_parity(report)
+    if task is not None and data is not None:
+        normal = {"mean": loaded.mean, "std": loaded.std}
+        return {"task": judged_by_task(file, loaded.model, plan, task.value, data, **normal)}
+    if plan.source == "demo":
+        return {"task": judged_by_scenes(file, loaded.model, plan)}
+    return {}
 
 
 def opened_file(file: Path, pretrained: bool, checkpoint: Path | None) -> tuple[Any, Any, Any, Any]:

@@ -123,6 +123,7 @@ def optimize(
     the whole front is saved.
     """
     from sparsight import tables
+    from sparsight.methods import LowerResolution
     from sparsight.stages.optimize import optimize as stage
 
     budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
@@ -165,8 +166,12 @@ def optimize(
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
     report_left_out(plan.recipe.get("left_out") or left_out((), folder), folder)
+    shown = f" --images {images}" if images else ""
+    if plan.find(LowerResolution):  # which no model can be changed by
+        say(f"saved in {out}; next: sparsight compare {model} --run {out} --json FILE{shown}")
+        return
     finish(out, loaded.model, plan, folder, max_images, module=module)
-    say(f"saved in {out}; next: sparsight measure {out}" + (f" --images {images}" if images else ""))
+    say(f"saved in {out}; next: sparsight measure {out}{shown}")
 
 
 def trainings(methods: set[str], distill: bool, training: dict[str, Any], train: str) -> dict[str, Any]:

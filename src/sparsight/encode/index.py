@@ -3,8 +3,8 @@
 import json
 from typing import TYPE_CHECKING, Any
 
-from sparsight.encode.extras import extra
 from sparsight.encode.reading import Opened, vectors_of
+from sparsight.extras import extra
 from sparsight.files import write_atomically, write_json
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sparsight.encode.extras import extra, pyarrow
 from sparsight.encode.listing import Record, records_of, table_of
 from sparsight.encode.tally import Tally
 from sparsight.errors import SparsightError
+from sparsight.extras import extra, pyarrow
 from sparsight.files import check_writable, write_atomically, write_json
 
 SINK_FILE, TYPE, VERSION = "sink.json", "sparsight.sink", 1

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sparsight.encode.extras import pyarrow
 from sparsight.errors import ImagesError
+from sparsight.extras import pyarrow
 
 if TYPE_CHECKING:
     from pyarrow import Table

@@ -12,9 +12,9 @@ map                the file with its maps, where there are any
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparsight.encode.extras import pyarrow
 from sparsight.encode.sizes import Grid
 from sparsight.encode.tally import Tally
+from sparsight.extras import pyarrow
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,6 +10,7 @@ from sparsight.errors import SparsightError
 from sparsight.explore.pictures import opened
 from sparsight.explore.session import Seen, Session
 from sparsight.explore.setting import Setting, layers_from
+from sparsight.extras import extra
 from sparsight.report.pictures import panels
 
 GRID = "display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:12px"
@@ -22,10 +23,7 @@ def build(session: Session) -> Any:
     """The page as a gradio app, not yet served."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    try:
-        import gradio as gr
-    except ModuleNotFoundError:
-        raise SparsightError("the explorer needs gradio: pip install 'sparsight[explore]'") from None
+    gr = extra("gradio")
 
     names, layers = session.names(), session.layers()
     with gr.Blocks(title="Sparsight explorer", analytics_enabled=False) as app:

@@ -1,17 +1,18 @@
 """One side of the page as plain data, and the method's settings it stands for."""
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from torch import nn
 
 from sparsight.attach import family_in
 from sparsight.errors import PlanError
-from sparsight.methods import SPOT, SVE, ClsTopK, EarlyExit, Settings, SparseViT, ToMe
+from sparsight.methods import METHODS, SPOT, SVE, ClsTopK, EarlyExit, Settings, SparseViT, ToMe
 from sparsight.plan import Plan
+from sparsight.scores import SCORES as EVERY_SCORE
 
 OWN = "as in the run"  # what the run does, whatever the other controls say
-SCORES = tuple(get_args(SVE.model_fields["score"].annotation))
+SCORES = tuple(name for name, score in EVERY_SCORE.items() if score.needs <= METHODS["sve"].provides)
 
 
 @dataclass(frozen=True)

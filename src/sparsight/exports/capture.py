@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +20,15 @@ from sparsight.modes import evaluating
 from sparsight.stages.measure import fused
 
 
-def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: int | None) -> int | None:
-    """Write `encoder` as `file`, for pictures of `shapes`; returns the opset, if the format has such.
+class Written(NamedTuple):
+    """What is known of a program that was written."""
+
+    opset: int | None  # if the format has such
+    names: tuple[str, ...]  # of the outputs, in their order
+
+
+def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: int | None) -> Written:
+    """Write `encoder` as `file`, for pictures of `shapes`.
 
     Raises SparsightError in one sentence with what the exporter met.
     """
@@ -29,6 +37,7 @@ def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: i
     more = {"opset": opset} if form.name == "onnx" else {}
     try:
         with _silence(), evaluating(encoder), fused(encoder.model):
+            names = tuple(encoder(**inputs))
             program = form.program(encoder, inputs, shapes.dynamic(), **more)
             form.save(program, file, inputs)
     except (SparsightError, OSError):
@@ -46,7 +55,7 @@ def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: i
             f"the export of this {type(encoder.model).__name__} to {form.name} failed with "
             f"{first_line(error)}"
         ) from error
-    return form.own.opset_of(program) if form.name == "onnx" else None
+    return Written(form.own.opset_of(program) if form.name == "onnx" else None, names)
 
 
 @contextlib.contextmanager

@@ -7,8 +7,9 @@ from torch import nn
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.exports.shapes import Shapes
 from sparsight.inplace import Change
-from sparsight.methods import SPOT, SparseViT, ToMe
+from sparsight.methods import SPOT, DensityPeaks, LocalAttention, MutualPairs, SparseViT, ToMe
 from sparsight.plan import Plan
+from sparsight.scores import SCORES
 
 HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks",
@@ -57,20 +58,23 @@ def _against(config: Any, is_dynamic: bool) -> str | None:
             "it compares half of the tokens with the other half, in a graph as one large "
             "matrix; SVE and EarlyExit export"
         )
-    if getattr(config, "score", None) == "exact":
+    if isinstance(config, MutualPairs):
+        return "how many pairs merge depends on the picture; SVE and EarlyExit export"
+    if isinstance(config, DensityPeaks):
+        return "it compares tokens with all centres, as one large matrix; SVE and EarlyExit export"
+    score = SCORES.get(getattr(config, "score", ""))
+    if score is not None and score.no_graph:
+        return f"score={score.name!r}: {score.no_graph}; score='sampled' exports"
+    if config.depends_on_picture:
         return (
-            "score='exact' asks every pair of tokens, which would stand in a graph as one large matrix; "
-            "score='sampled' exports"
-        )
-    if getattr(config, "bound", None) is not None:
-        return (
-            "with a bound the kept count depends on the picture, and a graph's may depend on its size "
-            "alone; keep=... exports"
+            "the kept count depends on the picture (a bound, a threshold), and a graph's may depend on "
+            "its size alone; EarlyExit with keep=... exports"
         )
     if isinstance(config, SPOT):
         return "what its layers note of their attention does not get into a graph; EarlyExit exports"
-    if isinstance(config, SparseViT) and is_dynamic:
-        return "its windows are laid out for one size of picture: give sizes, one file is made for each"
+    by_places = isinstance(config, SparseViT | LocalAttention)
+    if is_dynamic and (by_places or getattr(config, "score", None) == "lattice"):
+        return "it is laid out for one size of picture: give sizes, one file is made for each"
     return None
 
 

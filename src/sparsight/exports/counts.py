@@ -4,7 +4,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparsight.data import Data
-from sparsight.methods import SPOT, SVE, ClsTopK, EarlyExit, MLPRouting, Settings, method_of
+from sparsight.methods import (
+    SPOT,
+    SVE,
+    Bypass,
+    ClsTopK,
+    EarlyExit,
+    MLPRouting,
+    Settings,
+    method_of,
+)
 from sparsight.ops.partition import FRIENDLY, WIDE, kept_count
 from sparsight.plan import Plan
 
@@ -40,7 +49,7 @@ def _fractions(config: Settings) -> Iterator[float]:
     if isinstance(config, SVE):
         for layer in config.named_layers:
             yield from config.kept_at(layer)
-    elif isinstance(config, MLPRouting):
+    elif isinstance(config, MLPRouting | Bypass):
         yield from (config.kept_at(layer) for layer in config.changed_layers(()))
     elif isinstance(config, EarlyExit):
         yield from (config.kept_after(layer) for layer in config.exits)

@@ -80,7 +80,7 @@ def export(
 
     `what`     what `apply` takes; None: what is applied to the model, or else the dense model
     `out`      a file with the format's ending, or a folder
-    `format`   "pt2", "onnx" or "openvino"
+    `format`   "pt2", "onnx", "openvino", "aoti" or "executorch"
     `sizes`    of pictures, height x width; one file each.  With `dynamic`, one file for all between the
                smallest and the largest sides of these (else from 256 px to the plan's resolution)
     `batch`    so many pictures at once, or "dynamic"
@@ -94,6 +94,7 @@ def export(
     form.check()
     if dtype not in form.dtypes:
         raise SparsightError(f"the format {form.name} runs in {', '.join(form.dtypes)}, not in {dtype}")
+    form.check_open(dynamic, batch)
     encoder = encoder_in(model, module)
     state, given = applied(encoder), None if what is None else as_plan(what)
     if state is not None and given is not None:
@@ -193,7 +194,7 @@ def _write(wanted: Wanted, file: Path, pictures: Any) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{file.name}.") as aside:
         made = Path(aside) / file.name
         encoder = Encoder(wanted.model, wanted.outputs)
-        opset = written(encoder, wanted.shapes, wanted.form, made, wanted.opset)
+        opset = written(encoder, wanted.shapes, wanted.form, made, wanted.opset).opset
         write_manifest(manifest_of(wanted, made, opset), made)
         if pictures is None:
             check_opens(made)

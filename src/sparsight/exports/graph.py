@@ -49,11 +49,11 @@ class Encoder(nn.Module):
         return found
 
     def _output(self, name: str, tokens: Tensor, pictures: Tensor) -> Tensor:
-        patches = tokens[:, self.prefix :]
         if name == "features":
             return tokens
         if name == "cls":
             return tokens[:, 0]
+        patches = tokens[:, self.prefix :] if self.prefix else tokens  # no slice that the graph drops
         if name == "pooled":
             return patches.mean(1)
         rows, columns = (pictures.shape[2 + i] // self.patch_px[i] for i in (0, 1))

@@ -11,10 +11,10 @@ from sparsight.exports.formats import format_named
 
 
 def peak_memory_mb(
-    file: Path, form: str, dtype: str, threads: int, shape: tuple[int, ...]
+    file: Path, form: str, dtype: str, threads: int, names: tuple[str, ...], shape: tuple[int, ...]
 ) -> float | None:
     """How far a process grows in its first call, in 10^6 bytes; None where no system says so."""
-    words = [str(file), form, dtype, str(threads), *map(str, shape)]
+    words = [str(file), form, dtype, str(threads), ",".join(names), *map(str, shape)]
     command = [sys.executable, "-m", "sparsight.exports.memory", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -28,12 +28,12 @@ def _status(key: str) -> int:
     return int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def _main(file: str, form: str, dtype: str, threads: str, *shape: str) -> None:
+def _main(file: str, form: str, dtype: str, threads: str, names: str, *shape: str) -> None:
     import numpy
     import torch
 
     torch.set_num_threads(int(threads))
-    engine = format_named(form).opened(Path(file), dtype, int(threads))
+    engine = format_named(form).opened(Path(file), dtype, int(threads), tuple(names.split(",")))
     pictures = numpy.zeros(tuple(map(int, shape)), numpy.float32)
     before = _status("VmRSS")
     engine.run(pictures)

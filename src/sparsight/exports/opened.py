@@ -50,5 +50,6 @@ def open_exported(file: str | Path) -> Exported:
     """
     file = Path(file)
     manifest = read_manifest(file)
-    engine = format_named(manifest.format).opened(file, manifest.dtype, torch.get_num_threads())
+    form, names = format_named(manifest.format), tuple(manifest.outputs)
+    engine = form.opened(file, manifest.dtype, torch.get_num_threads(), names)
     return Exported(file, manifest, engine)

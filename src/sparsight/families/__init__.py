@@ -77,7 +77,8 @@ def family_of(model: "nn.Module") -> Family:
     inner = [repr(name) for name in encoders_inside(model)]
     unfit = ""
     if takes_pictures(model) and not inner and reason_against(model) in ASKED:
-        from sparsight.families.sites import Found, family_from, found_in
+        from sparsight.families.found import Found, found_in
+        from sparsight.families.sites import family_from
 
         sites = found_in(model)
         if isinstance(sites, Found):
@@ -189,11 +190,15 @@ def encoders_inside(model: "nn.Module") -> list[str]:
     """The paths of the vision encoders in a larger model: those of a family, and what takes pictures.
 
     Of wrappers around each other that all take pictures (a detector, its backbone, the tower in that),
-    the innermost.
+    the innermost that has attention.
     """
     known = [name for name, part in model.named_modules() if name and _fits(part)]
     known = [name for name in known if not any(_within(name, other) for other in known)]
-    taking = [name for name, part in model.named_modules() if takes_pictures(part) and name not in known]
+    taking = [
+        name
+        for name, part in model.named_modules()
+        if name not in known and takes_pictures(part) and _attends(part)
+    ]
     others = [
         name
         for name in taking
@@ -202,6 +207,11 @@ def encoders_inside(model: "nn.Module") -> list[str]:
         and not any(_within(name, one) for one in known)
     ]
     return known + others
+
+
+def _attends(module: "nn.Module") -> bool:
+    """Whether a part of it is called attention, as it is in all libraries."""
+    return any("attention" in type(part).__name__.lower() for part in module.modules())
 
 
 def _within(inner: str, outer: str) -> bool:

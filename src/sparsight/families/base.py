@@ -57,6 +57,15 @@ class Family:
         """Whether the attention of a layer reads a row for each token, and returns the like."""
         return True
 
+    def projection(self, model: Host, layer: int) -> str:
+        """The name, in the attention module, of the weight (c, heads * d) that reads what its heads
+        return; "" if nothing reads that alone and as it is.
+        """
+        from sparsight.families.projection import projection_of
+
+        block = self.blocks(model)[layer]
+        return projection_of(self.parts, self.parts.attention(block), self.heads(block))
+
     def layers_with(self, attention: str, model: Host) -> tuple[int, ...]:
         """The layers that a method which needs "global" or "windows" can work on."""
         if attention == "global":

@@ -55,8 +55,9 @@ class Caught(TorchFunctionMode):
 
 
 def heads_of(module: Host) -> int:
-    """How many heads an attention module says that it has; 0 if it does not."""
-    return next((int(getattr(module, name)) for name in HEADS if hasattr(module, name)), 0)
+    """How many heads an attention module says that it has, or its config; 0 if neither does."""
+    places = (module, getattr(module, "config", None))
+    return next((int(getattr(m, name)) for m in places for name in HEADS if hasattr(m, name)), 0)
 
 
 def with_heads(
@@ -127,25 +128,26 @@ def scaled_query(q: Tensor, scale: float | None) -> Tensor:
 
 
 class Inputs:
-    """Keeps queries and keys (b, heads, n, d) of each call, and attends to nothing."""
+    """Keeps queries, keys and values (b, heads, n, d) of each call, and attends to nothing."""
 
     def __init__(self) -> None:
-        self.found: list[tuple[Tensor, Tensor]] = []
+        self.found: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Any = None, *more: Any, **named: Any
     ) -> Tensor:
         """Zeros."""
-        scale, wider = named.get("scale"), (q, like_query_heads(k, q.shape[1]))
+        k, v = like_query_heads(k, q.shape[1]), like_query_heads(v, q.shape[1])
+        scale = named.get("scale")
         if isinstance(attn_mask, Decomposed):
             scale = q.shape[-1] ** -0.5 if scale is None else scale
-            wider = attn_mask.widened(*wider, scale)
-        self.found.append((scaled_query(wider[0], scale), wider[1]))
+            q, k = attn_mask.widened(q, k, scale)
+        self.found.append((scaled_query(q, scale), k, v))
         return q.new_zeros(*q.shape[:-1], v.shape[-1])
 
 
-def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor]]:
-    """Queries and keys (b, heads, n, d) of each call that the dense module makes."""
+def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Queries, keys and values (b, heads, n, d) of each call that the dense module makes."""
     inputs = Inputs()
     with with_settings(module, sdpa_settings(module)), Caught(inputs, module):
         getattr(type(module), "HOST", type(module)).forward(module, *args, **kwargs)

@@ -1,6 +1,7 @@
 """One dry run of a model: which of its modules attend, in which order, to how many tokens, behind what.
 
 Linear layers give zeros, so that it takes a fraction of a forward pass; nothing is kept of the values.
+Attention gives rows that can be told apart, which shows what reads them.
 """
 
 from contextlib import ExitStack
@@ -15,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from sparsight.families.calls import heads_of, sdpa_settings, with_heads, with_settings
 from sparsight.families.decomposed import caught_sum
+from sparsight.families.projection import holds, told_apart
 from sparsight.modes import evaluating
 from sparsight.ops.segments import segments_of
 
@@ -28,6 +30,8 @@ class Seen:
     biased: bool = False  # behind a mask that does more than keep pictures apart
     reads: tuple[int, ...] = ()  # the shape of its first argument
     gives: tuple[int, ...] = ()  # and of its result
+    result: Tensor | None = None  # of the last call, as rows, while it runs
+    readers: list[Tensor] = field(default_factory=list)  # weights of linear layers that were given it
 
     @property
     def tokens(self) -> int:
@@ -55,7 +59,7 @@ class Seen:
 
 
 class _Hollow(TorchFunctionMode):
-    """Linear layers and attention give zeros of the right shape."""
+    """Linear layers give zeros of the right shape, attention rows that can be told apart."""
 
     def __init__(self, running: list[tuple[nn.Module, tuple[int, ...]]]) -> None:
         super().__init__()
@@ -68,6 +72,9 @@ class _Hollow(TorchFunctionMode):
         if (bias := caught_sum(func, args)) is not None:
             return bias
         if func is F.linear and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:
+            for seen in self.seen.values():
+                if seen.result is not None and holds(args[0], seen.result):
+                    seen.readers.append(args[1])
             return args[0].new_zeros(*args[0].shape[:-1], len(args[1]))
         return func(*args, **(kwargs or {}))
 
@@ -85,7 +92,9 @@ class _Hollow(TorchFunctionMode):
             plain = parts is not None and len(parts) == 1
         batch, heads = (q.shape[0], q.shape[1]) if q.ndim == 4 else (0, 0)
         seen.calls.append((batch, heads, q.shape[-2], plain))
-        return q.new_zeros(*q.shape[:-1], v.shape[-1])
+        found = told_apart(q.new_empty(*q.shape[:-1], v.shape[-1]))
+        seen.result = found.transpose(-3, -2).flatten(-2)
+        return found
 
 
 def dry_run(model: nn.Module, arguments: dict[str, Any]) -> list[Seen]:
@@ -100,8 +109,10 @@ def dry_run(model: nn.Module, arguments: dict[str, Any]) -> list[Seen]:
     def leave(module: nn.Module, args: Any, output: Any) -> None:
         running.pop()
         given = output[0] if isinstance(output, tuple) and output else output
-        if module in hollow.seen and isinstance(given, Tensor):
-            hollow.seen[module].gives = tuple(given.shape)
+        if module in hollow.seen:
+            hollow.seen[module].result = None
+            if isinstance(given, Tensor):
+                hollow.seen[module].gives = tuple(given.shape)
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))

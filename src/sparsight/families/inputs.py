@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 CHANNELS = ("num_channels", "in_channels", "in_chans")  # a config's names, here and below
 FRAMES = ("temporal_patch_size", "patch_temporal")
+CLIPS = ("num_frames", "frames_per_clip")
 MERGES = ("spatial_merge_size", "merge_kernel_size", "pooling_kernel_size")
 
 
@@ -59,8 +60,16 @@ def merge_of(model: Host) -> int:
 def patch_of(model: Host) -> int | None:
     """The side of a patch, where the model says it."""
     config, own = getattr(model, "config", None), getattr(model, "patch_embed", None)
+    if (ratio := getattr(own, "feat_ratio", None)) is not None:  # timm's, behind convolutions too
+        return int(ratio())
     value = getattr(config, "patch_size", None) or getattr(own, "patch_size", None)
     return None if value is None else side(value)
+
+
+def takes_clips(model: Host) -> bool:
+    """Whether its config says that it takes so many frames at once."""
+    config = getattr(model, "config", None)
+    return any(getattr(config, name, None) for name in CLIPS)
 
 
 def own_size(model: Host) -> tuple[int, int] | None:

@@ -23,6 +23,13 @@ def merge(attn, out, h):
     return attn.proj_drop(attn.proj(y))
 
 
+def patch_side(model):
+    """Height and width of what becomes one token; a hybrid's convolutions have made maps before."""
+    embed = model.patch_embed
+    ratio = getattr(embed, "feat_ratio", None)
+    return tuple(embed.patch_size if ratio is None else ratio(as_scalar=False))
+
+
 def final_tokens(model, images, kind, blocks):
     """What timm's `forward_features` gives; of a derived class with its own, if those are all tokens.
 
@@ -63,7 +70,7 @@ PLACES: dict[str, Any] = {
     "blocks": lambda m: m.blocks,
     "dim": lambda block: block.attn.proj.out_features,
     "prefix_tokens": lambda m: m.num_prefix_tokens,
-    "patch_px": lambda m: tuple(m.patch_embed.patch_size),
+    "patch_px": patch_side,
     "heads": lambda block: block.attn.num_heads,
     "sparse": "global attention of any block",
 }

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sparsight.errors import PlanError
 from sparsight.methods import tensors
+from sparsight.methods.asvit.config import ASViT
 from sparsight.methods.base import Layers, Settings
+from sparsight.methods.bypass.config import Bypass
 from sparsight.methods.cls_topk.config import ClsTopK
+from sparsight.methods.density_peaks.config import DensityPeaks
 from sparsight.methods.early_exit.config import EarlyExit
+from sparsight.methods.local_attention.config import LocalAttention
 from sparsight.methods.lower_resolution.config import LowerResolution
 from sparsight.methods.mlp_routing.config import MLPRouting
+from sparsight.methods.mutual_pairs.config import MutualPairs
 from sparsight.methods.sparsevit import config as sparsevit
 from sparsight.methods.sparsevit.config import SparseViT
 from sparsight.methods.spot.config import SPOT
@@ -29,11 +34,16 @@ __all__ = [
     "METHODS",
     "SPOT",
     "SVE",
+    "ASViT",
+    "Bypass",
     "ClsTopK",
+    "DensityPeaks",
     "EarlyExit",
+    "LocalAttention",
     "LowerResolution",
     "MLPRouting",
     "Method",
+    "MutualPairs",
     "Settings",
     "SparseViT",
     "ToMe",
@@ -74,6 +84,7 @@ class Method:
     untrained: str = ""  # what to do if the plan has none of them
     needs: Literal["global", "windows"] = "global"  # the attention its blocks must have
     provides: frozenset[Need] = frozenset()  # to a score
+    asks_grid: bool = False  # the rows and columns of the tokens; see families/grid.py
     asks_prefix: bool = False  # reads the attention of the class token, or of a register
     by_parts: bool = False  # runs a block from its parts, so that its attention module is not called
     # (config, model, family) -> the config with what only the model says; PlanError if it does not fit
@@ -93,14 +104,24 @@ MAP = "completion='map' is fitted on pictures: run sparsight.optimize"
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("lower-resolution", LowerResolution, "pictures"),
+        Method(
+            "lower-resolution", LowerResolution, "pictures", tensors=tensors.of_lower_resolution,
+            untrained=MAP, steps=("complete",),
+        ),
         Method(
             "sve", SVE, "attention", "sve.attention:SparseAttention", tensors.of_sve, untrained=MAP,
-            provides=frozenset({"tokens", "attention", "class token"}), shared=_one_pattern_a_group,
+            provides=frozenset(
+                {"tokens", "attention", "class token", "projector", "projection", "grid"}
+            ),
+            shared=_one_pattern_a_group,
             steps=(
                 "analyze", "select", "group", "project", "complete", "distil", "refit", "crossover",
                 "explain",
             ),
+        ),
+        Method(
+            "local-attention", LocalAttention, "attention", "local_attention.attention:LocalAttention",
+            tensors.of_local_attention, untrained=MAP, asks_grid=True, steps=("complete", "crossover"),
         ),
         Method(
             "mlp-routing", MLPRouting, "mlp", "mlp_routing.mlp:RoutedMLP", tensors.of_mlp_routing,
@@ -108,13 +129,38 @@ METHODS: dict[str, Method] = {
         ),
         Method(
             "early-exit", EarlyExit, "block", "early_exit.block:ExitBlock", tensors.of_early_exit,
-            untrained=MAP, provides=frozenset({"tokens", "attention", "class token", "map"}),
+            untrained=MAP,
+            provides=frozenset({"tokens", "attention", "class token", "map", "projection", "count"}),
             shared=_the_first, steps=("analyze", "complete", "crossover"),
+        ),
+        Method(
+            "bypass", Bypass, "block", "bypass.block:BypassBlock", tensors.of_bypass, untrained=MAP,
+            provides=frozenset({"tokens", "attention", "class token", "map", "projection", "count"}),
+            steps=("complete", "crossover"),
+        ),
+        Method(
+            "density-peaks", DensityPeaks, "block", "density_peaks.block:PeaksBlock",
+            tensors.of_merging, untrained=MAP, asks_grid=True, shared=_the_first, by_parts=True,
+            steps=("complete", "crossover"),
+        ),
+        Method(
+            "mutual-pairs", MutualPairs, "block", "mutual_pairs.block:PairsBlock", tensors.of_merging,
+            untrained=MAP, shared=_the_first, by_parts=True, steps=("complete", "crossover"),
         ),
         Method("tome", ToMe, "block", "tome.block:MergingBlock", shared=_the_first, by_parts=True),
         Method(
-            "cls-topk", ClsTopK, "block", "cls_topk.block:PruningBlock", asks_prefix=True,
+            "cls-topk", ClsTopK, "block", "cls_topk.block:PruningBlock",
+            provides=frozenset(
+                {"tokens", "attention", "class token", "class notes", "projection", "heads", "before",
+                 "count"}
+            ),
             shared=_the_first, by_parts=True,
+        ),
+        Method(
+            "asvit", ASViT, "block", "asvit.block:ThresholdBlock", tensors.of_asvit,
+            untrained="AS-ViT's thresholds are calibrated on pictures: run sparsight.optimize",
+            asks_prefix=True, shared=_the_first, by_parts=True,
+            steps=("analyze", "complete", "crossover"),
         ),
         Method(
             "spot", SPOT, "block", "spot.block:SpotBlock", tensors.of_spot,

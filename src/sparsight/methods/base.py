@@ -11,6 +11,7 @@ from sparsight.errors import PlanError
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Fractions = Fraction | tuple[Fraction, ...]  # one for all layers that are named, or one for each
 Layers = tuple[Annotated[int, Field(ge=0)], ...]
+Recover = Annotated[int, Field(ge=2)] | None  # one in so many of the tokens that would leave stays
 
 # For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
 # its plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
@@ -44,6 +45,11 @@ class Settings(Data):
     def label(self) -> str:
         """What distinguishes these settings, in a few words."""
         raise NotImplementedError
+
+    @property
+    def depends_on_picture(self) -> bool:
+        """Whether how many tokens go on depends on what a picture shows, beside its size."""
+        return False
 
     def completed(self) -> Self:
         """With what repairs most of what the published settings lose, fitted without training."""
@@ -97,6 +103,15 @@ def layers_text(layers: Layers | str) -> str:
     if isinstance(layers, str):
         return f"{layers} layers"
     return f"{len(layers)} layer" + "s" * (len(layers) != 1)
+
+
+def check_recover(recover: int | None, shares: Iterable[float]) -> None:
+    """ValueError if more would stay by `recover` alone than one of the `shares` of the tokens there."""
+    if recover is not None and (least := min(shares)) <= 1 / recover:
+        raise ValueError(
+            f"recover={recover} alone keeps 1/{recover} of the tokens there, and {least:.3g} of them "
+            "are to stay: raise keep or recover"
+        )
 
 
 def check_available(layers: Layers, available: Layers, depth: int) -> None:

@@ -43,6 +43,7 @@ class Reduced:
     group: Tensor | None = None  # (b, n), if tokens were merged: which of the k each is part of
     size: Tensor | None = None  # (b, k), how many tokens each stands for
     left: tuple[Left, ...] = ()  # those that are to be completed
+    beside: Tensor | None = None  # (b, n, c), what merged tokens were beside their groups' means
     notes: Mapping[int, Tensor] = field(default_factory=dict)  # of layers' attention, (b, k - prefix, f)
 
     def put_back(self, x: Tensor, tokens: Tensor) -> Tensor:
@@ -61,6 +62,7 @@ class ReducingBlock(Change):
     """Runs the host's block on the tokens that go on; a method says where and how they become fewer."""
 
     _sparsight: Site
+    carries = True  # which tokens go on, to the blocks after it
 
     def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
         """Tokens may leave before the block: `x` (b, n, c) is all of them."""
@@ -70,7 +72,7 @@ class ReducingBlock(Change):
         self, x: Tensor, tokens: Tensor, state: Reduced, host: dict[str, Any]
     ) -> tuple[Tensor, Tensor, Reduced]:
         """The block on the tokens that go on (b, k, c): all tokens, those that go on, and which."""
-        return x, self.dense(tokens, **host), state
+        return x, self.dense(tokens, **(host | self.tables(host, state.rows))), state
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The host's result on fewer tokens; dense below `min_tokens` and where a mask is given.
@@ -87,9 +89,9 @@ class ReducingBlock(Change):
                 f"layer {site.layer} has no attention map of all tokens: call without "
                 "output_attentions, or restore the model first"
             )
-        state: Reduced | None = getattr(x, CARRY, None)
+        state: Reduced | None = getattr(x, CARRY, None) if self.carries else None
         if state is None:
-            if site.layer != site.shared:  # the first of the plan's blocks
+            if self.carries and site.layer != site.shared:  # the first of the plan's blocks
                 raise SparsightError(
                     f"layer {site.layer} does not know which tokens have left before it: a hook that "
                     "returns a new tensor loses that (change it in place), and so does gradient "
@@ -97,11 +99,15 @@ class ReducingBlock(Change):
                 )
             state = Reduced(torch.arange(n, device=x.device).expand(b, n))
         state = self.before(x, state, host)
-        tables = self.tables(host, state.rows)
-        x, tokens, state = self.inside(x, take(x, state.rows), state, host | tables)
-        restored = state.completed(state.put_back(x, tokens), site.layer)
-        setattr(restored, CARRY, state)
+        x, tokens, state = self.inside(x, take(x, state.rows), state, host)
+        restored = self.restored(x, tokens, state)
+        if self.carries:
+            setattr(restored, CARRY, state)
         return restored
+
+    def restored(self, x: Tensor, tokens: Tensor, state: Reduced) -> Tensor:
+        """All tokens: `tokens` (b, k, c) in their places, who has left completed."""
+        return state.completed(state.put_back(x, tokens), self._sparsight.layer)
 
     def idle(self, tokens: int) -> bool:
         """Whether the settings let all of so many tokens go on, so that the block is the dense one."""

@@ -2,9 +2,16 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import linear
+
 from sparsight.families import Family
+from sparsight.families.grid import Grid
 from sparsight.ops.partition import all_kept, kept_count
 
 
@@ -19,14 +26,24 @@ class Site:
     depth: int  # layers of the model
     arguments: tuple[str, ...]  # names of what the module's own forward takes
     shared: Any = None  # what modules of one group have in common
+    grid: Grid | None = None  # where rows and columns of the tokens are asked for
     # Attributes that are others while the module calls `scaled_dot_product_attention`.
     settings: dict[str, Any] = field(default_factory=dict)
+    projection: str = ""  # the attention's weight that reads what heads return, if a score asks for it
     # Calls that ran dense although they are long enough, by reason.
     dense: Counter[str] = field(default_factory=Counter)
 
     def kept(self, tokens: int, fraction: float) -> int:
         """How many of so many tokens a fraction keeps; all of them below `min_tokens`."""
         return kept_count(tokens, fraction, self.prefix, self.config.min_tokens)
+
+    def output_weight(self, attention: Any) -> Tensor:
+        """(c, heads * d), of an attention's output projection; quantised, what it stands for."""
+        found: Tensor = reduce(getattr, self.projection.split("."), attention)
+        if type(found) in (Tensor, Parameter) or torch.compiler.is_compiling():
+            return found
+        one_by_one = torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
+        return linear(one_by_one, found).T  # a quantised weight can do that, and perhaps nothing else
 
     def is_small(self, tokens: int) -> bool:
         """Whether there are too few tokens for it to pay, as far as it is known before the run."""

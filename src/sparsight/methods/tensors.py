@@ -36,6 +36,17 @@ def of_sve(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return found
 
 
+def of_local_attention(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The maps."""
+    if config.completion == "none":
+        return {}
+    return {
+        layer: {"map": (dim + 1, dim)}
+        for layer in config.changed_layers(())
+        for dim in (family.dim(family.blocks(model)[layer]),)
+    }
+
+
 def of_mlp_routing(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     """What the score reads, and the map."""
     blocks, found = family.blocks(model), Shapes()
@@ -57,6 +68,38 @@ def of_early_exit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     return found
 
 
+def of_lower_resolution(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The map after the last block, of a token and its neighbours."""
+    from sparsight.ops.grids import AROUND
+
+    blocks = family.blocks(model)
+    if config.completion == "none":
+        return {}
+    last = len(blocks) - 1
+    dim = family.dim(blocks[last])
+    return {last: {"map": (len(AROUND) * dim + 1, dim)}}
+
+
+def of_bypass(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """Of each layer that tokens bypass, what the score reads, and the map."""
+    blocks, found = family.blocks(model), Shapes()
+    for layer in config.named_layers:
+        if config.kept_at(layer) < 1:
+            dim = family.dim(blocks[layer])
+            maps = _maps((layer,), dim) if config.completion == "map" else {}
+            found[layer] = SCORES[config.score].tensors(dim) | maps
+    return found
+
+
+def of_merging(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """Of the last block, the map of what tokens were beside their groups."""
+    blocks = family.blocks(model)
+    if config.completion != "map":
+        return {}
+    dim = family.dim(blocks[len(blocks) - 1])
+    return {len(blocks) - 1: {"map": (dim + 1, dim)}}
+
+
 def of_spot(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     """The networks, one for each stage, and a map to each layer."""
     from sparsight.methods.spot.config import network_shapes
@@ -69,6 +112,15 @@ def of_spot(config: Any, model: "nn.Module", family: "Family") -> Shapes:
         statistics = sum(family.heads(blocks[layer]) * each for layer in config.noting(stage))
         maps = _maps(config.taps_of(stage, len(blocks)), dim)
         found[stage] = network_shapes(config, dim, statistics) | maps
+    return found
+
+
+def of_asvit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
+    """The threshold of each stage, and the map."""
+    blocks, found = family.blocks(model), Shapes()
+    for stage in config.named_stages:
+        last = (len(blocks) - 1,) if config.completion == "map" else ()
+        found[stage] = {"threshold": ()} | _maps(last, family.dim(blocks[stage]))
     return found
 
 

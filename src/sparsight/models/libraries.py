@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sparsight.errors import SparsightError, brief
+from sparsight.extras import extra
 from sparsight.families.base import is_instance
 from sparsight.models.revisions import split, timm_repo
 
@@ -26,14 +27,7 @@ def import_transformers() -> Any:
     from sparsight._torchvision import repair
 
     repair()
-    try:
-        import transformers
-    except ImportError as error:
-        raise SparsightError(
-            f"transformers is needed for this and cannot be imported ({brief(error)}): "
-            "pip install 'sparsight[hf]'"
-        ) from None
-    return transformers
+    return extra("transformers")
 
 
 @contextmanager
@@ -52,11 +46,7 @@ def import_timm() -> Any:
     from sparsight._torchvision import repair
 
     repair()
-    try:
-        import timm
-    except ImportError as error:
-        raise SparsightError(f"timm is needed for this and cannot be imported: {brief(error)}") from None
-    return timm
+    return extra("timm")
 
 
 def of_timm(name: str, resolution: tuple[int, int], pretrained: bool) -> "nn.Module":

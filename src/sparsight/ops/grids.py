@@ -31,6 +31,24 @@ def padded_grid_of(tokens: int, resolution: tuple[int, int]) -> tuple[int, int]:
     return grid_of(tokens, resolution)  # says what is wrong
 
 
+AROUND = ((0, 0), (-1, 0), (1, 0), (0, -1), (0, 1))  # of a token, in rows and columns
+
+
+def surroundings(
+    tokens: Float[Tensor, "b n c"], old: tuple[int, int], new: tuple[int, int]
+) -> Float[Tensor, "b m e"]:
+    """Patch tokens as `regrid` interpolates them, each beside its four neighbours on the old grid.
+
+    At the edges a token is its own neighbour.  Where a new token lies between old ones is in how these
+    five are weighted.
+    """
+    grid = tokens.transpose(1, 2).unflatten(2, old)
+    wide = F.pad(grid, (1, 1, 1, 1), mode="replicate")
+    shifted = [wide[:, :, 1 + y : 1 + y + old[0], 1 + x : 1 + x + old[1]] for y, x in AROUND]
+    found = F.interpolate(torch.cat(shifted, 1), new, mode="bilinear", align_corners=False)
+    return found.flatten(2).transpose(1, 2)
+
+
 def regrid(
     tokens: Float[Tensor, "b n c"], prefix: int, old: tuple[int, int], new: tuple[int, int]
 ) -> Float[Tensor, "b m c"]:

@@ -62,6 +62,24 @@ def top(score: Float[Tensor, "b n"], count: Number, prefix: int) -> Int[Tensor, 
     return WATCHERS[-1](found) if WATCHERS else found
 
 
+def with_stride(
+    score: Float[Tensor, "b n"], count: Any, prefix: int, every: int | None
+) -> Int[Tensor, "b k"]:
+    """`count` tokens: the top ones, and one in `every` of the others, evenly spread in their own order.
+
+    Of p patch tokens m are wanted; the first t are the top ones, so that t + (p - t) // every = m.  None
+    are spread if `every` is None.
+    """
+    if every is None:
+        return top(score, count, prefix)
+    patches, wanted = score.shape[1] - prefix, count - prefix
+    # Of a symbol's sign nothing is known before the run.
+    least = torch.sym_max(0, -((patches - wanted * every) // (every - 1)))
+    best = top(score, prefix + least, prefix)
+    rest = others(best, score.shape[1])[:, every - 1 :: every]
+    return torch.cat([best, rest[:, : count - best.shape[1]]], 1)
+
+
 def rank(score: Float[Tensor, "b n"], prefix: int) -> Int[Tensor, "b n"]:
     """index = argsort(m) (Eq. 3), highest first; prefix tokens before all others, in their own order."""
     return _raised(score, prefix).argsort(dim=1, descending=True, stable=True)

@@ -5,7 +5,7 @@ last token's.
 """
 
 from jaxtyping import Float, Int
-from torch import Tensor, arange, where
+from torch import Tensor, arange, compiler, where
 from torch.nn.functional import pad
 
 
@@ -40,6 +40,13 @@ def window_strengths(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) ->
     It ranks like their L2 norm (SparseViT).  Places without a token count as zero.
     """
     return in_windows(scores, table).square().mean(dim=2).sqrt()
+
+
+def rank_windows(strengths: Float[Tensor, "b w"]) -> Int[Tensor, "b w"]:
+    """The windows of each picture, strongest first."""
+    if compiler.is_exporting():  # engines have no stable sort, but a TopK that takes the first of equals
+        return strengths.topk(strengths.shape[1], dim=1).indices
+    return strengths.argsort(dim=1, descending=True, stable=True)
 
 
 def window_rows(

@@ -13,12 +13,8 @@ def draw(result: Mapping[str, Any], path: Path) -> None:
     """Write the rows of `stages.compare` as a picture; the suffix (.svg, .png, .pdf) says which kind."""
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise SparsightError(f"{path.name}: a picture is .svg, .png or .pdf")
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise SparsightError(
-            "the picture needs matplotlib: pip install 'sparsight[plot]'; the figures are in the JSON"
-        ) from None
+    from matplotlib.figure import Figure
+
     rows = result["rows"]
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from sparsight.errors import SparsightError
 from sparsight.files import write_atomically
 from sparsight.report.chart import COLOURS, MARKERS, Chart
 
@@ -13,12 +12,8 @@ MANY = 6  # names side by side below an axis
 
 def draw_figures(charts: list[Chart], folder: Path) -> None:
     """Write `folder`/NAME.png and .svg of every chart."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise SparsightError(
-            "figures need matplotlib: pip install 'sparsight[plot]'; their data is in report --json"
-        ) from None
+    from matplotlib.figure import Figure
+
     for chart in charts:
         figure = Figure(figsize=(6.4, 4), layout="constrained")
         _draw(chart, figure.add_subplot(), figure)

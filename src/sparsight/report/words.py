@@ -7,6 +7,8 @@ from sparsight.report.data import Run
 SHOWN = {  # what a map stands in for, by method: the words for where that is
     "sve": "{layer}, attention", "mlp-routing": "{layer}, MLP", "sparsevit": "{layer}, windows",
     "early-exit": "{layer} and all after it", "spot": "{layer} and all after it",
+    "local-attention": "{layer}, attention", "density-peaks": "the last block, merged tokens",
+    "mutual-pairs": "the last block, merged tokens", "lower-resolution": "the final features",
 }  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def _early_exit(name: str, config: dict[str, Any], depth: int | None) -> list[st
     else:
         share = f"{percent(config['keep'])} of the tokens stay, chosen by {config['score']}"
         share += ", fewer or more as the picture needs" * (config.get("bound") is not None)
+        share += _recovered(config)
     return [f"After {where} tokens leave the network: {share}; {_ended(config)}."]
 
 
@@ -78,6 +81,34 @@ def _spot(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
         f"Before {where} tokens leave the network: a trained network chooses the "
         f"{percent(config['rho'])} of those left that stay; {_ended(config)}."
     ]
+
+
+def _pruning(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
+    stages = config.get("stages")
+    where = f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
+    score = config.get("score", "class-attention")
+    if score == "vtc-cls":
+        score += f" over {config.get('history')} layers"
+    return [
+        f"In {where} {percent(config['keep'])} of the tokens there go on, chosen by "
+        f"{score}{_recovered(config)}; {_ended(config)}."
+    ]
+
+
+def _asvit(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
+    stages = config.get("stages")
+    where = f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
+    return [
+        f"Before {where} tokens below a threshold leave the network, as many as leave "
+        f"{percent(config['budget'])} of the dense layers' operations in the mean over the pictures "
+        f"it was calibrated on; {_ended(config)}."
+    ]
+
+
+def _recovered(config: dict[str, Any]) -> str:
+    """Who goes on whatever the score says."""
+    every = config.get("recover")
+    return f" but for one in {every} of the others, evenly spread" if every else ""
 
 
 def _ended(config: dict[str, Any]) -> str:
@@ -111,7 +142,7 @@ def _settings(name: str, config: dict[str, Any], depth: int | None) -> list[str]
 
 SENTENCES = {
     "sve": _sve, "mlp-routing": _mlp_routing, "early-exit": _early_exit, "spot": _spot,
-    "sparsevit": _sparsevit,
+    "sparsevit": _sparsevit, "cls-topk": _pruning, "asvit": _asvit,
 }  # fmt: skip
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 QK = Callable[[], tuple[Tensor, Tensor]]
 
 
-def _no_attention() -> tuple[Tensor, Tensor]:
-    raise AssertionError("a score needs attention that its method does not provide")
+def _not_there() -> Any:
+    raise AssertionError("a score needs what its method does not provide")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,13 @@ class View:
     tokens: Tensor  # (b, n, c), as they are given to what ranks them
     normal: Tensor  # (b, n, c), the same, normalised
     prefix: int
-    attention: QK = _no_attention  # -> queries and keys, (b, heads, n, d) each
+    attention: QK = _not_there  # -> queries and keys, (b, heads, n, d) each
     sample_every: int = 16  # `sampled` reads one query in so many
     tensors: Mapping[str, Any] = field(default_factory=dict)  # what was fitted for the score
+    grid: tuple[int, int] | None = None  # rows and columns of the patch tokens
     notes: tuple[Tensor, ...] = ()  # of earlier layers' attention, (b, n - prefix, statistics) each
+    count: int = 0  # how many of the tokens will go on, prefix tokens among them
+    values: Callable[[], Tensor] = _not_there  # -> (b, heads, n, d)
+    projection: Callable[[], Tensor] = _not_there  # -> (c, heads * d), what reads the heads' results
+    heads: Callable[[], Tensor] = _not_there  # -> (b, n, heads, d), those results
+    before: Callable[[], Tensor] = _not_there  # -> (b, n, c), the tokens before this layer's attention

@@ -4,13 +4,16 @@ import copy
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
-from sparsight.errors import PlanError
+from sparsight.completions.linear import mapped
+from sparsight.fit import resolve
+from sparsight.methods import tensor_name
 from sparsight.methods.lower_resolution import LowerResolution
-from sparsight.ops.grids import grid_of, regrid
+from sparsight.ops.grids import grid_of, regrid, surroundings
 from sparsight.plan import Plan
 
 
@@ -23,13 +26,27 @@ class Features(NamedTuple):
 
 @dataclass(frozen=True)
 class Arm:
-    """A model, dense or with a plan applied, run on pictures of `scale` times their sides."""
+    """A model, dense or with a plan applied, run on pictures of `scale` times their sides.
+
+    With a `table`, its features are of the full size, mapped from those of the smaller picture.
+    """
 
     model: nn.Module
     scale: float = 1.0
+    table: Tensor | None = None  # (5 c + 1, c)
 
     def __call__(self, pictures: Tensor) -> Features:
         """Features of pictures (b, 3, height, width), at the arm's own size."""
+        own = self.small(pictures)
+        if self.table is None:
+            return own
+        full = (pictures.shape[2], pictures.shape[3])
+        prefix = family_in(self.model).prefix_tokens(self.model)
+        patches = mapped(self.read(own, full), self.table)
+        return Features(torch.cat([own.tokens[:, :prefix], patches], 1), full)
+
+    def small(self, pictures: Tensor) -> Features:
+        """Features of the smaller pictures."""
         size = self.size_of((pictures.shape[2], pictures.shape[3]))
         if size != tuple(pictures.shape[2:]):
             pictures = F.interpolate(pictures, size, mode="bilinear", antialias=True)
@@ -45,9 +62,18 @@ class Arm:
         if size == full:
             return tokens
         prefix = family_in(self.model).prefix_tokens(self.model)
-        rows, columns = grid_of(tokens.shape[1] - prefix, size)
-        new = (rows * full[0] // size[0], columns * full[1] // size[1])
-        return regrid(tokens, prefix, (rows, columns), new)
+        return regrid(tokens, prefix, *self.grids(own, full))
+
+    def read(self, own: Features, full: tuple[int, int]) -> Tensor:
+        """What the map reads, (b, patches of a picture of size `full`, 5 c)."""
+        prefix = family_in(self.model).prefix_tokens(self.model)
+        return surroundings(own.tokens[:, prefix:], *self.grids(own, full))
+
+    def grids(self, own: Features, full: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Rows and columns of features, and of a picture of size `full`."""
+        prefix = family_in(self.model).prefix_tokens(self.model)
+        rows, columns = grid_of(own.tokens.shape[1] - prefix, own.size)
+        return (rows, columns), (rows * full[0] // own.size[0], columns * full[1] // own.size[1])
 
     def size_of(self, full: tuple[int, int]) -> tuple[int, int]:
         """Height and width to run at, in whole patches."""
@@ -66,9 +92,12 @@ def arm_of(model: nn.Module, plan: Plan, resolution: tuple[int, int]) -> Arm:
     lower = plan.find(LowerResolution)
     if lower is None:
         return Arm(apply(changed, plan))
-    if len(plan.methods) > 1:
-        raise PlanError("a lower resolution goes with no other method: it changes the pictures")
-    arm = Arm(changed, lower.scale)
+    plan, last = resolve(plan, changed, family_in(changed)), len(family_in(changed).blocks(changed)) - 1
+    table = plan.weights.get(tensor_name("lower-resolution", last, "map"))
+    if table is not None:
+        like = next(changed.parameters())
+        table = table.to(like.device, like.dtype)
+    arm = Arm(changed, lower.scale, table)
     # A model of timm may take one size only until it is told another.
     if getattr(getattr(changed, "patch_embed", None), "strict_img_size", False):
         family, same = family_in(changed), {}

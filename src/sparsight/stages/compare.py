@@ -110,7 +110,8 @@ def line_up(
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = bench.family.global_layers(model)
-    ranking = ranked_layers(bench) if layers and {"sve", *COMBINATIONS} & set(methods) else layers
+    ranked = {"sve", "local-attention", *COMBINATIONS} & set(methods)
+    ranking = ranked_layers(bench) if layers and ranked else layers
     for method in methods:
         known, refusals, rows = METHODS.get(method), ["needs training: give a run of it"], len(entries)
         if known and known.changes != "pictures" and not bench.family.layers_with(known.needs, model):
@@ -124,8 +125,7 @@ def line_up(
         for settings in ladder:
             plan = as_plan(settings)
             try:
-                if known is None or known.changes != "pictures":
-                    plan = resolve(complete(bench, plan), model, bench.family)
+                plan = resolve(complete(bench, plan), model, bench.family)
                 entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
             except PlanError as error:
                 refusals.append(str(error))

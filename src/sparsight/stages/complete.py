@@ -19,13 +19,14 @@ from sparsight.completions.linear import Regression
 from sparsight.errors import PlanError
 from sparsight.files import write_atomically
 from sparsight.fit import Place, named_shapes, places, with_layers
-from sparsight.methods import method_of, tensor_name
+from sparsight.methods import LowerResolution, method_of, tensor_name
 from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.stages.bench import Bench, blank
 from sparsight.stages.lockstep import Lockstep, Meet
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.progress import track
+from sparsight.stages.teach import teach
 
 COMPLETION_FILE = "completion.safetensors"  # what is fitted so far, in the run's folder
 BUDGET_BYTES = 3 << 30  # for what pictures hold while they wait for one another
@@ -42,6 +43,8 @@ def complete(bench: Bench, plan: Plan) -> Plan:
     shapes = _fitted_shapes(bench, plan)
     if not shapes:
         return plan
+    if plan.find(LowerResolution):
+        return teach(bench, plan, shapes)
     recipe = json.dumps([plan.to_json(), bench.max_images, len(bench.images)])
     saved = _Saved.of(bench.folder / COMPLETION_FILE if bench.folder else None, recipe)
     student_plan = blank(plan.with_(weights=saved.tensors), shapes)
@@ -67,7 +70,7 @@ def _fitted_shapes(bench: Bench, plan: Plan) -> dict[str, tuple[int, ...]]:
     return {
         name: shape
         for name, shape in named_shapes(plan, bench.model, bench.family).items()
-        if name.split(".")[2] in ("map", "error", "bound")
+        if name.split(".")[2] in ("map", "error", "bound", "threshold")
     }
 
 

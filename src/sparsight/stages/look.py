@@ -1,9 +1,9 @@
 """Look: what a model did on single pictures, as small maps over the token grid, for people to see.
 
 For each picture: the average attention of the dense model and the score the sparse one ranked by, which
-tokens were kept (SVE), when each left (EarlyExit, SPOT, ClsTopK), how often each was skipped with its
-window (SparseViT), and the final features, dense and sparse, as colours.  Prefix tokens have no place on
-the grid and are left out.
+tokens were kept (SVE), when each left (EarlyExit, SPOT, ClsTopK, ASViT), how often each was skipped with
+its window (SparseViT), and the final features, dense and sparse, as colours.  Prefix tokens have no
+place on the grid and are left out.
 """
 
 import json
@@ -87,7 +87,7 @@ def _look(
             leader = leaders.get(layer, layer)
             view, ranking = views[leader], family.parts.attention(blocks[leader])
             with torch.no_grad():
-                scored = ranking.scored(view.h, view.q, view.k)
+                scored = ranking.scored(view.h, view.q, view.k, view.v)
             counts = family.parts.attention(blocks[layer]).counts(scored.shape[1])
             kept = maps.kept(scored, counts, prefix)[prefix:]
             found[f"layer {layer} predicted"] = maps.on_grid(scored[0, prefix:], size)

@@ -16,7 +16,7 @@ from sparsight.attach import applied, family_in
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families.calls import attention_inputs
 from sparsight.inplace import argument_names
-from sparsight.methods import SPOT, ClsTopK, EarlyExit
+from sparsight.methods import SPOT, ASViT, ClsTopK, EarlyExit
 from sparsight.methods.reduced import CARRY, Reduced
 from sparsight.modes import evaluating
 from sparsight.ops.statistics import average_attention
@@ -31,6 +31,7 @@ class LayerView:
     h: Tensor  # (b, n, c), what the attention reads
     q: Tensor  # (b, heads, n, d)
     k: Tensor
+    v: Tensor
     m: Tensor  # (b, n), the exact average attention
 
 
@@ -43,7 +44,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
-                (q, k), *_ = attention_inputs(attention, args, kwargs)
+                (q, k, v), *_ = attention_inputs(attention, args, kwargs)
                 m = average_attention(q, k)
             if not torch.isfinite(m).all():
                 raise NotFiniteError(
@@ -51,7 +52,7 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
                     "the picture's values"
                 )
             h = args[0] if args else kwargs[argument_names(attention)[0]]
-            see(LayerView(layer, h.reshape(*m.shape, -1), q, k, m))
+            see(LayerView(layer, h.reshape(*m.shape, -1), q, k, v, m))
 
         return hook
 
@@ -98,7 +99,7 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
     stages = leaving_stages(state.plan) if state else ()
     if state is None or not stages:
         raise PlanError(
-            "no tokens leave this model in stages: apply a plan of EarlyExit, SPOT or ClsTopK"
+            "no tokens leave this model in stages: apply a plan of EarlyExit, SPOT, ClsTopK or ASViT"
         )
     with evaluating(model), outputs_of(model, stages) as outputs:
         state.family.features(model, images)
@@ -115,7 +116,7 @@ def leaving_stages(plan: Plan) -> tuple[int, ...]:
     """The layers from whose results on fewer tokens go on; none if the plan takes no tokens out."""
     if found := plan.find(EarlyExit):
         return tuple(layer + 1 for layer in found.exits)
-    found_stages = plan.find(SPOT) or plan.find(ClsTopK)
+    found_stages = plan.find(SPOT) or plan.find(ClsTopK) or plan.find(ASViT)
     return found_stages.stages or () if found_stages else ()
 
 

@@ -16,7 +16,7 @@ from sparsight.data import Count
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.files import check_writable, write_json
-from sparsight.fit import named_shapes, resolve, with_layers
+from sparsight.fit import free_layers, named_shapes, resolve, with_layers
 from sparsight.identity import identity
 from sparsight.images import left_out
 from sparsight.methods import SPOT, SVE, Settings, SparseViT, method_named
@@ -186,9 +186,13 @@ def _draft(bench: Bench, method: Settings | Sequence[Settings] | Plan | str, sou
     for training, kind in TRAINED.items():
         if getattr(bench.how, training) is not None and plan.find(kind) is None:
             raise PlanError(f"{training} is of {kind.__name__}, and the plan has {plan.name}")
-    trial, available = plan, bench.family.global_layers(bench.model)
+    trial = plan
     if (sve := plan.find(SVE)) and sve.layers == "auto":
-        trial = plan.changed(sve.model_copy(update={"layers": available[:1]}))
+        layers = free_layers(plan, bench.model, bench.family)
+        if not layers:
+            others = " and ".join(type(config).__name__ for config in plan.methods if config != sve)
+            raise PlanError(f"{others} leaves no layer to SVE: name fewer layers there")
+        trial = plan.changed(sve.model_copy(update={"layers": layers[:1]}))
     trial = with_layers(trial, bench.model, bench.family)
     shapes = named_shapes(trial, bench.model, bench.family)
     resolved = resolve(blank(trial, shapes), bench.model, bench.family)

@@ -16,6 +16,7 @@ explain      what is known of each layer
 from collections.abc import Callable
 
 from sparsight.errors import SparsightError
+from sparsight.fit import free_layers
 from sparsight.methods import SPOT, SVE, SparseViT, method_of, tensor_name
 from sparsight.plan import LayerReason, Plan
 from sparsight.stages import select
@@ -43,24 +44,12 @@ def selected(bench: Bench, plan: Plan) -> Plan:
     config, how = plan.sve, bench.how
     if config.layers != "auto":
         return _because(plan, f"layers {list(config.named_layers)}: named by the user")
-    candidates = _with_all_tokens(bench, plan)
+    candidates = free_layers(plan, bench.model, bench.family)
     if how.select_by == "indicator":
         layers, why = _by_indicator(_analysis(bench), candidates, how.indicator_threshold)
     else:
         layers, why = _by_damage(bench, config, candidates)
     return _because(plan.changed(config.model_copy(update={"layers": layers})), why)
-
-
-def _with_all_tokens(bench: Bench, plan: Plan) -> tuple[int, ...]:
-    """The layers that can become sparse, and that no other method takes tokens out of."""
-    layers = bench.family.global_layers(bench.model)
-    taken = {
-        layer
-        for config in plan.methods
-        if method_of(config).changes == "block"
-        for layer in config.changed_layers(layers)
-    }
-    return tuple(layer for layer in layers if layer not in taken)
 
 
 def _by_indicator(

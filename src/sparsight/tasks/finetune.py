@@ -144,13 +144,8 @@ def finetune(
 
 def _with_adapters(encoder: nn.Module, family: Family, settings: Finetuning) -> Any:
     """Adapters beside every linear layer of the blocks, which alone learn; B starts from zero."""
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise SparsightError(
-            f"peft is needed to fine-tune and cannot be imported ({error}): "
-            "pip install 'sparsight[finetune]'"
-        ) from None
+    from peft import LoraConfig, get_peft_model
+
     inside = {id(part) for block in family.blocks(encoder) for part in block.modules()}
     linear = [
         name for name, part in encoder.named_modules()

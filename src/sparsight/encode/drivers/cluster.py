@@ -10,10 +10,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sparsight.encode.extras import extra
 from sparsight.encode.tally import Tally
 from sparsight.encode.work import Job, Worker
 from sparsight.errors import SparsightError
+from sparsight.extras import extra
 
 LOCAL = "local"  # the address that stands for a cluster of this machine alone, started and ended here
 RETRIES = 2  # of a part whose actor died

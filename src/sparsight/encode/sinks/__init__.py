@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from sparsight.encode.extras import extra
 from sparsight.encode.sinks.base import Sink
 from sparsight.encode.sinks.lance import Lance
 from sparsight.encode.sinks.parquet import Parquet
 from sparsight.encode.sinks.webdataset import WebDataset
+from sparsight.extras import extra
 
 __all__ = ["SINKS", "Sink", "sink_at"]
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sparsight.encode.extras import extra
 from sparsight.encode.rows import Encoded, table_of
 from sparsight.encode.sinks.base import Sink
 from sparsight.encode.sinks.maps import write_maps
 from sparsight.errors import SparsightError
+from sparsight.extras import extra
 
 
 class Lance(Sink):

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sparsight.encode.extras import pyarrow
 from sparsight.encode.rows import Encoded, plain
 from sparsight.encode.sinks.base import Sink
 from sparsight.encode.sinks.commit import commit
+from sparsight.extras import pyarrow
 
 
 class WebDataset(Sink):

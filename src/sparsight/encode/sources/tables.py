@@ -8,10 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sparsight.encode.extras import pyarrow
 from sparsight.encode.listing import Record, readable
 from sparsight.encode.sources.base import Source, UnreadError
 from sparsight.errors import ImagesError
+from sparsight.extras import pyarrow
 
 NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "bytes", "path", "file", "file_name")
 LOCK = threading.Lock()  # of the cache: two threads that miss would read the same group twice

@@ -1,5 +1,6 @@
 """A format: whose exporter makes the program, how it is written, and how its engine runs it."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -31,6 +32,15 @@ class Format:
     exporter: str  # "module:Exporter:Config" within transformers.exporters
     how: str  # "module:" within this folder, with `settings`, `save` and `opened`
     dtypes: tuple[str, ...] = ("float32",)
+    fixed: str = ""  # why its files take one size of picture and of batch each; "": they need not
+
+    def check_open(self, dynamic: bool, batch: Any) -> None:
+        """SparsightError if sizes are to be left open and cannot."""
+        if self.fixed and (dynamic or batch == "dynamic"):
+            raise SparsightError(
+                f"a file of the format {self.name} takes one size and one number of pictures: "
+                f"{self.fixed}; give sizes, a file is made for each"
+            )
 
     def check(self) -> None:
         """SparsightError if a package is missing."""
@@ -58,11 +68,14 @@ class Format:
         """Write a program as `file`, and whatever must lie beside it."""
         self.own.save(program, file, inputs)
 
-    def opened(self, file: Path, dtype: str, threads: int) -> Engine:
-        """A file in its engine; SparsightError if that does not take it."""
+    def opened(self, file: Path, dtype: str, threads: int, names: tuple[str, ...]) -> Engine:
+        """A file in its engine; SparsightError if that does not take it.
+
+        `names` are those of the outputs in their order, for a file that has none in it.
+        """
         self.check()
         try:
-            engine: Engine = self.own.opened(file, dtype, threads)
+            engine: Engine = self.own.opened(file, dtype, threads, names)
         except SparsightError:
             raise
         except Exception as error:  # each engine has its own kinds
@@ -74,5 +87,6 @@ class Format:
 
 def first_line(error: BaseException) -> str:
     """Of what went wrong, short."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", str(error))  # some are coloured
+    lines = [line.strip() for line in plain.splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else ''}"[:160].rstrip(": ")

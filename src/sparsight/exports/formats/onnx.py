@@ -38,7 +38,7 @@ def opset_of(program: Any) -> int:
     return int(program.opset_imports[""])
 
 
-def opened(file: Path, dtype: str, threads: int) -> Engine:
+def opened(file: Path, dtype: str, threads: int, names: tuple[str, ...]) -> Engine:
     """Run by ONNX Runtime on the processor."""
     import onnxruntime
 
@@ -46,9 +46,9 @@ def opened(file: Path, dtype: str, threads: int) -> Engine:
     options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    own = [output.name for output in session.get_outputs()]
 
     def run(pictures: Any) -> Arrays:
-        return dict(zip(names, session.run(names, {INPUT: pictures}), strict=True))
+        return dict(zip(own, session.run(own, {INPUT: pictures}), strict=True))
 
     return Engine(run, dtype)

@@ -20,17 +20,17 @@ def save(program: Any, file: Path, inputs: dict[str, Any]) -> None:
     openvino.save_model(program, str(file), compress_to_fp16=False)
 
 
-def opened(file: Path, dtype: str, threads: int) -> Engine:
+def opened(file: Path, dtype: str, threads: int, names: tuple[str, ...]) -> Engine:
     """Run by OpenVINO on the processor, in the precision that was exported: it takes bf16 by itself."""
     import openvino
 
     hints = {"INFERENCE_PRECISION_HINT": PRECISIONS[dtype], "INFERENCE_NUM_THREADS": threads}
     compiled = openvino.Core().compile_model(str(file), "CPU", hints)
-    names = [output.get_any_name() for output in compiled.outputs]
+    own = [output.get_any_name() for output in compiled.outputs]
     used = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
 
     def run(pictures: Any) -> Arrays:
         found = compiled(pictures)
-        return {name: found[place].copy() for place, name in enumerate(names)}
+        return {name: found[place].copy() for place, name in enumerate(own)}
 
     return Engine(run, {short: name for name, short in PRECISIONS.items()}.get(used, used))

@@ -19,7 +19,7 @@ def save(program: Any, file: Path, inputs: dict[str, Any]) -> None:
     torch.export.save(program, str(file))
 
 
-def opened(file: Path, dtype: str, threads: int) -> Engine:
+def opened(file: Path, dtype: str, threads: int, names: tuple[str, ...]) -> Engine:
     """Run by PyTorch, with the threads it has."""
     import torch
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sparsight.completions.linear import Quantile, Regression, fit_error, normalised
 from sparsight.methods.bounds import TOKENS_A_STEP, needed
 from sparsight.methods.reduced import CARRY, Reduced, ReducingBlock, map_name
-from sparsight.ops.partition import all_kept, in_order, others, take, top
+from sparsight.ops.partition import all_kept, in_order, others, take, with_stride
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -37,34 +37,50 @@ class ExitBlock(ReducingBlock):
         if layer - 1 not in config.exits:
             return state
         with torch.no_grad():  # a ranking has no gradient
-            score = self.scored(take(x, state.rows), state, host)
+            score = self.scored(take(x, state.rows), state, host, x.shape[1])
             count = self.count(score, x.shape[1])
             if all_kept(count, score.shape[1]):
                 return state
-            stay = in_order(top(score, count, self._sparsight.prefix), score.shape[1])
+            stay = in_order(self.staying_of(score, count), score.shape[1])
         return self.staying(x, state, stay)
+
+    def staying_of(self, score: Tensor, count: int) -> Tensor:
+        """`count` of the tokens with this score."""
+        return with_stride(score, count, self._sparsight.prefix, self._sparsight.config.recover)
+
+    def among(self, tokens: int) -> int:
+        """How many of all tokens go on by their share, whatever their score."""
+        return self._sparsight.kept(tokens, self._sparsight.config.kept_after(self._sparsight.layer - 1))
 
     def count(self, score: Tensor, tokens: int) -> int:
         """How many of the tokens with this score (b, k) go on."""
         config, prefix, exit_ = self._sparsight.config, self._sparsight.prefix, self._sparsight.layer - 1
         if config.bound is None:
-            return self._sparsight.kept(tokens, config.kept_after(exit_))
+            return self.among(tokens)
         if (bound := self.tensor("bound")) is None:
             bound = score.new_tensor(2 * math.log(config.bound[config.exits.index(exit_)]))
         return needed(score[:, prefix:], bound, TOKENS_A_STEP, prefix)
 
-    def scored(self, tokens: Tensor, state: Reduced, host: dict[str, Any]) -> Tensor:
-        """The score (b, k) of the tokens that are there; attention is that of the layer to come."""
+    def scored(self, tokens: Tensor, state: Reduced, host: dict[str, Any], whole: int) -> Tensor:
+        """The score (b, k) of the tokens there, of `whole`; attention is that of the layer to come."""
         site, score = self._sparsight, SCORES[self._sparsight.config.score]
         parts, tables = site.family.parts, self.tables(host, state.rows)
+        attention = parts.attention(self)
+        made: list[tuple[Tensor, Tensor, Tensor]] = []  # at most once
 
-        def attention() -> tuple[Tensor, Tensor]:
-            q, k, _ = parts.qkv(parts.attention(self), parts.norm(self, tokens), **tables)
-            return q, k
+        def qkv() -> tuple[Tensor, Tensor, Tensor]:
+            if not made:
+                q, k, v = parts.qkv(attention, parts.norm(self, tokens), **tables)
+                made.append((q, k, v))
+            return made[0]
 
-        fitted = {name: self.tensor(name) for name in score.tensors(tokens.shape[2])}
-        every = site.config.sample_every
-        return score(View(tokens, normalised(tokens), site.prefix, attention, every, fitted))
+        view = View(
+            tokens, normalised(tokens), site.prefix, lambda: qkv()[:2], site.config.sample_every,
+            {name: self.tensor(name) for name in score.tensors(tokens.shape[2])},
+            count=min(tokens.shape[1], self.among(whole)),
+            values=lambda: qkv()[2], projection=lambda: site.output_weight(attention),
+        )  # fmt: skip
+        return score(view)
 
     def completed_layers(self) -> tuple[int, ...]:
         """The last layer and the taps to come."""
@@ -89,12 +105,12 @@ class ExitBlock(ReducingBlock):
             patches, added = normal[:, site.prefix :], end - tokens[:, site.prefix :]
             found["error"] = yield from fit_error(patches, added, size)
             self.set_tensors(found)
-        score = self.scored(tokens, state, host)
+        score = self.scored(tokens, state, host, n)
         if site.config.bound == "calibrated":
             share = site.config.kept_after(site.layer - 1) * n / score.shape[1]
             found["bound"] = yield Quantile(score[:, site.prefix :].flatten(), 1 - share)
             self.set_tensors(found)
-        stay = top(score, self.count(score, n), site.prefix)
+        stay = self.staying_of(score, self.count(score, n))
         rest = others(stay, score.shape[1])
         rows, leaving = state.rows.gather(1, rest), take(tokens, rest)
         read = normalised(leaving).flatten(0, 1)

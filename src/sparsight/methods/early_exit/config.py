@@ -1,5 +1,6 @@
 """The settings of early exit, as plain data."""
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -8,15 +9,16 @@ from sparsight.errors import PlanError
 from sparsight.methods.base import (
     Fractions,
     Layers,
+    Recover,
     Settings,
     check_available,
     check_everywhere,
+    check_recover,
     check_rising,
     fractions_text,
     listed,
 )
-
-Score = Literal["standout", "magnitude", "map-error", "class-attention", "sampled", "exact"]
+from sparsight.scores import ScoreName
 
 
 class EarlyExit(Settings):
@@ -27,16 +29,18 @@ class EarlyExit(Settings):
     in the end: their "last" value, or what a linear "map" makes of it, towards the final layer and
     each of `taps`.  With a `bound` a token leaves where the error predicted of its map, relative to
     the dense tokens, is below it: full pictures keep more. "calibrated" stands for the bound under
-    which `keep` stay on the calibration pictures.
+    which `keep` stay on the calibration pictures.  With `recover` one in so many of those who would
+    leave goes on all the same, evenly spread (as in TopV); `keep` counts them too.
     """
 
     after: Layers | None = None  # None: a sixth of the depth, as in docs/early-exit.md
     keep: Fractions = 0.4
-    score: Score = "standout"
+    score: ScoreName = "standout"
     completion: Literal["last", "map"] = "map"
     taps: Layers = ()
     bound: tuple[Annotated[float, Field(gt=0)], ...] | Literal["calibrated"] | None = None
     sample_every: Annotated[int, Field(ge=1)] = 32  # `sampled` reads one query in so many
+    recover: Recover = None
 
     @field_validator("after", "keep", "taps", "bound", mode="before")
     @classmethod
@@ -65,6 +69,9 @@ class EarlyExit(Settings):
             raise ValueError("a bound is on the error of the map: set score='map-error'")
         if isinstance(self.bound, tuple) and len(self.bound) != len(self.after or (0,)):
             raise ValueError(f"bound has {len(self.bound)} values for the layers {self.after}")
+        check_recover(self.recover, self.shares)
+        if self.recover is not None and self.bound is not None:
+            raise ValueError("recover goes with a share that stays, keep, and not with a bound")
         if self.completion == "last" and (self.taps or self.score == "map-error"):
             raise ValueError("taps and score='map-error' need completion='map'")
         return self
@@ -103,20 +110,33 @@ class EarlyExit(Settings):
         else:
             share = f"keep {fractions_text(self.keep)}" + ", bound" * (self.bound is not None)
         taps = f", taps {', '.join(map(str, self.taps))}" if self.taps else ""
-        return f"after {after} {share}, {self.score}, {self.completion}{taps}"
+        recover = f", 1 in {self.recover} back" if self.recover else ""
+        return f"after {after} {share}, {self.score}{recover}, {self.completion}{taps}"
 
     def changed_layers(self, available: Layers) -> Layers:
         """All after the first exit."""
         return tuple(layer for layer in available if layer > self.exits[0])
 
+    @property
+    def depends_on_picture(self) -> bool:
+        """Under a bound."""
+        return self.bound is not None
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Of the tokens there, the fraction that goes on after each exit."""
+        after = [1.0, *(self.kept_after(layer) for layer in self.after or (0,))]
+        return tuple(now / before for before, now in pairwise(after))
+
     def kept_after(self, layer: int) -> float:
         """The fraction of all tokens that are there after the exits up to `layer`."""
-        done = sum(exit_ <= layer for exit_ in self.exits)
+        exits = self.after or (0,)
+        done = sum(exit_ <= layer for exit_ in exits)
         if not done:
             return 1.0
         if isinstance(self.keep, tuple):
             return self.keep[done - 1]
-        return 1 - (1 - self.keep) * done / len(self.exits)
+        return 1 - (1 - self.keep) * done / len(exits)
 
     def taps_of(self, layer: int, depth: int) -> Layers:
         """The layers in whose results those who leave after `layer` are completed."""

@@ -16,6 +16,7 @@ from sparsight.methods.base import (
     listed,
 )
 from sparsight.methods.bounds import Bound, check_bound
+from sparsight.scores import ScoreName
 
 
 class MLPRouting(Settings):
@@ -29,7 +30,7 @@ class MLPRouting(Settings):
 
     layers: Layers | Literal["all"] = "all"
     keep: Fractions = 1 / 4
-    score: Literal["standout", "magnitude", "map-error"] = "standout"
+    score: ScoreName = "standout"
     completion: Literal["last", "map"] = "map"
     bound: Bound = None
 
@@ -58,6 +59,11 @@ class MLPRouting(Settings):
     def kept_at(self, layer: int) -> float:
         """The fraction of the tokens that goes through the MLP of a layer."""
         return at_layer(self.keep, self.changed_layers(()), layer)
+
+    @property
+    def depends_on_picture(self) -> bool:
+        """Under a bound."""
+        return self.bound is not None
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:

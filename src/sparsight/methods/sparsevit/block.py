@@ -30,7 +30,7 @@ from sparsight.methods.bounds import STEPS, needed
 from sparsight.methods.site import Site
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sparsevit.layout import Layout, lay_out
-from sparsight.ops.windows import window_rows, window_strengths
+from sparsight.ops.windows import rank_windows, window_rows, window_strengths
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -119,7 +119,7 @@ class WindowBlock(Change):
                     "a hook that returns a new tensor loses that (change it in place), and so does "
                     "gradient checkpointing with use_reentrant=True (choose use_reentrant=False)"
                 )
-        return carry or Carry(self.scored(x.detach().flatten(1, -2)))
+        return carry or Carry(self.scored(x.flatten(1, -2)))
 
     @torch.no_grad()  # a ranking has no gradient
     def scored(self, rows: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class WindowBlock(Change):
         if layout.shift not in carry.orders:
             strengths = window_strengths(carry.scores, layout.table)
             carry.strengths[layout.shift] = strengths
-            carry.orders[layout.shift] = strengths.argsort(dim=1, descending=True, stable=True)
+            carry.orders[layout.shift] = rank_windows(strengths)
         return carry.orders[layout.shift], carry.strengths[layout.shift]
 
     def _run(self, x: Tensor, layout: Layout, order: Tensor, count: int) -> Tensor:
@@ -171,9 +171,10 @@ class WindowBlock(Change):
         """The layout of a map of `grid`, on the device of `x`; kept for the next call."""
         windows, site = self.windows, self._sparsight
         size, shift = windows.size(self), windows.shift(self, grid)
-        if torch.compiler.is_compiling():  # it becomes constants of the graph
-            return lay_out(self, windows, x, grid, size, shift)
         key, kept = (grid, size, shift, x.device, x.dtype), site.shared
+        if torch.compiler.is_compiling():  # it becomes constants of the graph
+            known = torch.compiler.is_exporting() and kept is not None and kept[0] == key
+            return kept[1] if known else lay_out(self, windows, x, grid, size, shift)
         if kept is None or kept[0] != key:  # replicas on several devices share the site
             with torch.inference_mode(False):  # training may come after inference
                 site.shared = kept = (key, lay_out(self, windows, x, grid, size, shift))

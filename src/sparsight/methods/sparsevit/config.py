@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 from sparsight.errors import PlanError
 from sparsight.methods.base import Layers, Settings, listed
 from sparsight.methods.bounds import Bound, check_bound
+from sparsight.scores import ScoreName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -37,7 +38,7 @@ class SparseViT(Settings):
 
     sparsity: Sparsity | tuple[tuple[Sparsity, ...], ...] = 0.5
     layers: Stages | None = None
-    score: Literal["magnitude", "standout", "map-error"] = "magnitude"
+    score: ScoreName = "magnitude"
     completion: Literal["last", "map"] = "last"
     bound: Bound = None
     # A window that is dropped saves all its work, so even a small map gains.
@@ -91,6 +92,11 @@ class SparseViT(Settings):
         """Whether a block is the first of its stage that drops windows: it scores for the others."""
         stage = self.stages[self.stage_of(layer)]
         return layer == next((n for n, s in stage.items() if s > 0), None)
+
+    @property
+    def depends_on_picture(self) -> bool:
+        """Under a bound."""
+        return self.bound is not None
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:

@@ -5,7 +5,6 @@ packed behind a mask, one with a mask that is split into its pictures here.  Eac
 attends by itself.  Any other mask, and what is too short to pay, runs as the host has it.
 """
 
-import warnings
 from typing import Any
 
 import torch
@@ -15,23 +14,18 @@ from torch.nn.functional import scaled_dot_product_attention
 from sparsight.errors import SparsightError
 from sparsight.families.calls import like_query_heads, scaled_query
 from sparsight.families.decomposed import Decomposed
-from sparsight.methods.site import Site
+from sparsight.methods.caught import Calls
 from sparsight.ops.attention import sparse_attention
 from sparsight.ops.segments import Segment, segments_of
 from sparsight.scores import SCORES
 
 
-class Attending:
+class Attending(Calls):
     """Of one module, whose forward reads `x`: tokens (b, n, c), maps of them, or packed (n, c)."""
 
     def __init__(self, module: Any, x: Tensor, asks_maps: bool) -> None:
-        self.module, self.x, self.asks_maps = module, x, asks_maps
-        self.site: Site = module._sparsight
-        self.calls, self.at = 0, 0  # how many there were, and how many tokens they have had
-        self.skipped = False  # something
+        super().__init__(module, x, asks_maps)
         self.ranked: list[tuple[Tensor | None, int]] = []  # of each picture, and of how many tokens
-        # Where in x tokens see everything: of these (b, k), rows so far apart, counted from there.
-        self.seers: list[tuple[Tensor, int, int]] = []
         self.led = self.site.shared.take(x, self.site.layer) if module.follows else ()
 
     def attend(
@@ -39,24 +33,17 @@ class Attending:
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         """In the place of `scaled_dot_product_attention`."""
-        (b, heads), n = q.shape[:2], q.shape[-2]
-        at, self.at, self.calls = self.at, self.at + b * n, self.calls + 1
+        at, (b, heads), n = self.counted(q), q.shape[:2], q.shape[-2]
         bias = attn_mask if isinstance(attn_mask, Decomposed) else None
+        if bias is None and attn_mask is not None and attn_mask.shape == (b, k.shape[-2]) != (n, n):
+            attn_mask = attn_mask[:, None, None].bool()  # of the keys, as flash attention takes it
         parts = self.pictures(q, k, attn_mask if bias is None else None, is_causal)
         counts = [self.module.counts(part.stop - part.start) for part in parts]
         whole = zip(parts, counts, strict=True)
         if not any(self.module.pays(part.stop - part.start, kept) for part, kept in whole):
             self.ranked += [(None, part.stop - part.start) for part in parts]
-            self.seers.append((torch.arange(b * n, device=q.device)[None], 0, at))
-            more = {"enable_gqa": True} if enable_gqa else {}
-            return scaled_dot_product_attention(
-                q, k, v, attn_mask, dropout_p, is_causal, scale=scale, **more
-            )
-        if self.asks_maps:
-            raise SparsightError(
-                f"layer {self.site.layer} is sparse and has no attention map: call without "
-                "output_attentions, or restore the model first"
-            )
+            return self.as_it_is(q, k, v, attn_mask, dropout_p, is_causal, scale, enable_gqa, at)
+        self.check_no_maps()
         k, v = like_query_heads(k, heads), like_query_heads(v, heads)
         if attn_mask is None or bias is not None:
             return self.attended(q, k, v, at, n, counts[0], dropout_p, scale, bias).transpose(1, 2)
@@ -73,14 +60,14 @@ class Attending:
     def pictures(self, q: Tensor, k: Tensor, mask: Tensor | None, causal: bool) -> tuple[Segment, ...]:
         """The pictures of one call; none if not all tokens of each see all its others."""
         n = q.shape[-2]
-        if mask is None and not causal and q.ndim == 4 and k.shape[2] == n:
+        if self.plain(q, k, mask, causal):
             return (Segment(None, 0, n, n),)
         if mask is None or causal or q.ndim != 4 or k.shape[2] != n or torch.compiler.is_compiling():
             found = None
         else:
             found = segments_of(mask, len(q), n)
-        if found is None and n >= self.site.config.min_tokens and not torch.compiler.is_compiling():
-            self.site.dense["masked" if mask is not None or causal else "other tokens as keys"] += 1
+        if found is None:
+            self.count_dense(n, mask is not None or causal)
         return found or ()
 
     def attended(
@@ -100,7 +87,7 @@ class Attending:
             self.seers.append((torch.arange(n, device=q.device).expand(b, -1), stride, at))
             return scaled_dot_product_attention(q, k, v, None, dropout, scale=scale).transpose(1, 2)
         queries, keys = counts
-        ranked = self.ranking(q[:, :, :n], k, at, stride, counts, scale, bias)
+        ranked = self.ranking(q[:, :, :n], k, v, at, stride, counts, scale, bias)
         self.ranked.append((ranked, n))
         self.seers.append((ranked[:, :queries], stride, at))
         self.skipped = True
@@ -108,8 +95,8 @@ class Attending:
         return sparse_attention(q, k, v, ranked, queries, keys, scale, dropout, added)
 
     def ranking(
-        self, q: Tensor, k: Tensor, at: int, stride: int, counts: tuple[int, int], scale: float | None,
-        bias: Decomposed | None,
+        self, q: Tensor, k: Tensor, v: Tensor, at: int, stride: int, counts: tuple[int, int],
+        scale: float | None, bias: Decomposed | None,
     ) -> Tensor:  # fmt: skip
         """The tokens that are kept for anything, highest score first; (b, max(nq, nk))."""
         b, _, n, _ = k.shape
@@ -132,28 +119,11 @@ class Attending:
         if bias is not None:
             scale = q.shape[-1] ** -0.5 if scale is None else scale
             q, k = bias.widened(q, k, scale)
-        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, counts)
+        ranked: Tensor = self.module.ranked(h, scaled_query(q, scale), k, v, counts)
         return ranked
 
-    def seeing(self) -> Tensor:
-        """The places in x of the tokens that see everything, and of padding; (1, k)."""
-        places = [
-            (
-                tokens + at + stride * torch.arange(tokens.shape[0], device=tokens.device)[:, None]
-            ).flatten()
-            for tokens, stride, at in self.seers
-        ]
-        return torch.cat(places)[None]
-
     def finished(self) -> None:
-        """After the host's forward: what a group is to know, and what did not come to be."""
-        shared = self.site.shared
-        if shared is not None and not self.module.follows:
-            shared.give(tuple(self.ranked))
-        if not self.calls and not torch.compiler.is_compiling():
-            self.site.dense["no call"] += 1
-            warnings.warn(
-                f"layer {self.site.layer} runs dense: its attention is no longer "
-                "scaled_dot_product_attention; set it to 'sdpa' again, or restore and apply anew",
-                stacklevel=2,
-            )
+        """What a group is to know, too."""
+        if self.site.shared is not None and not self.module.follows:
+            self.site.shared.give(tuple(self.ranked))
+        super().finished()

@@ -16,6 +16,7 @@ from sparsight.methods.base import (
     layers_text,
     listed,
 )
+from sparsight.scores import ScoreName
 
 
 class SVE(Settings):
@@ -24,13 +25,14 @@ class SVE(Settings):
     Paper's symbol = name here: nk / N = `keep`; nq / N = `keep_queries` (`keep` if not given);
     S = `layers`; the layers that reuse a pattern = `groups`, of which the first layer ranks.
     Not in the paper: `completion`, a linear map beside the attention of the queries that see only the
-    kept keys; other scores than average attention (`exact`, `sampled`, `linear`).
+    kept keys; other scores than average attention (`exact`, `sampled`, `linear`), of which `lattice`
+    looks at no token.
     """
 
     layers: Layers | Literal["all", "auto"] = "auto"
     keep: Fractions = 1 / 8
     keep_queries: Fractions | None = None
-    score: Literal["exact", "sampled", "linear", "class-attention", "standout", "magnitude"] = "sampled"
+    score: ScoreName = "sampled"
     sample_every: Annotated[int, Field(ge=1)] = 16  # `sampled` reads one query in so many
     groups: tuple[Layers, ...] = ()
     completion: Literal["none", "map"] = "none"

@@ -41,7 +41,7 @@ def ways(model: nn.Module, size: tuple[int, int]) -> list[Way]:
     family, found = family_in(model), list[Way]()
     for name, method in METHODS.items():
         default = SVE(layers="all") if method.config is SVE else method.config()
-        way = Way(name, (default.completed(),))
+        way = Way(name, (default if method.changes == "pictures" else default.completed(),))
         if method.changes != "pictures" and not family.layers_with(method.needs, model):
             way.refused = UNFIT[method.needs].format(method=name, family=family.name)
         found.append(way)
@@ -63,6 +63,11 @@ def _count(way: Way, model: nn.Module, size: tuple[int, int]) -> None:
             way.gflops = gflops_of(arm.model, arm.size_of(size))
             return
         way.sparse = sparse_copy(model, as_plan(way.methods))
+        if first.depends_on_picture:
+            raise SparsightError(
+                f"{way.name} keeps as many tokens as a picture needs, which is not known before "
+                "it is calibrated: run optimize on your pictures"
+            )
         way.gflops = gflops_of(way.sparse, size)
     except SparsightError as error:
         way.refused, way.sparse = str(error), None

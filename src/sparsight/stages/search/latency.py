@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sparsight.attach import apply, family_in
 from sparsight.errors import SparsightError
 from sparsight.files import write_json
-from sparsight.fit import named_shapes, with_layers
+from sparsight.fit import asks_projection, named_shapes, with_layers
 from sparsight.inplace import argument_names, change
 from sparsight.methods import SVE, Settings, method_of
 from sparsight.methods.site import Site
@@ -148,6 +148,8 @@ class Latency:
             self.family, self.family.prefix_tokens(self.model), config, layer, len(blocks),
             argument_names(attn(sparse)), shared,
         )  # fmt: skip
+        if asks_projection(config):
+            site.projection = self.family.projection(self.model, layer)
         change(attn(sparse), SparseAttention, site, self._tensors(layer, settings))
         if shared is not None:
             b = len(self.picture)

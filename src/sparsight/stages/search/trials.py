@@ -141,12 +141,9 @@ def cut_damaged_end(journal: Path) -> None:
 
 def _study(folder: Path | None, recipe: str, settings: Search) -> Any:
     """A new study, or the one in the folder's journal."""
-    try:
-        import optuna
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-    except ModuleNotFoundError:
-        raise SparsightError("the search needs optuna: pip install 'sparsight[search]'") from None
+    import optuna
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None
