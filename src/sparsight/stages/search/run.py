@@ -141,6 +141,7 @@ def space_of(bench: Bench, plan: Plan, damage: Damage) -> Space:
     if plan.find(SVE) is None:  # refused before any work if it does not fit
         named = resolve(complete(bench, plan), model, family)
         if windows := named.find(SparseViT):
+            windows = windows.model_copy(update={"bound": None})
             return window_space(model, windows, _picture(model, bench.images))
         if spot := named.find(SPOT):
             return SPOTSpace(spot)
