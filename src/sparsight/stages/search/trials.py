@@ -16,6 +16,7 @@ from pydantic import Field
 
 from sparsight.data import Count, Data, Seed
 from sparsight.errors import SparsightError
+from sparsight.extras import extra
 from sparsight.methods import Settings
 from sparsight.stages.progress import track
 from sparsight.stages.search.space import INFEASIBLE, Space
@@ -141,7 +142,7 @@ def cut_damaged_end(journal: Path) -> None:
 
 def _study(folder: Path | None, recipe: str, settings: Search) -> Any:
     """A new study, or the one in the folder's journal."""
-    import optuna
+    optuna = extra("optuna")
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
