@@ -67,8 +67,8 @@ def optimize(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine  "
-            "\\[default: sve; with a budget what combines best]"
+            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine; with a "
+            "budget and none, what combines best is searched  \\[default: sve]"
         ),
     ] = None,
     resolution: ResolutionOption = "1024",
