@@ -167,11 +167,11 @@ def comparison(result: dict[str, Any]) -> str:
 def front(result: dict[str, Any]) -> str:
     """The points of a search that were run end to end."""
     p = result["protocol"]
-    header = ["point", "setting", "predicted", *TOOK, p["quality_name"], "points lost", *MOVED]
+    header = ["point", "setting", "predicted", *TOOK, *MIOU, "points lost", *MOVED]
     lines = [
         [
             row["point"], row["setting"], f"{row['predicted_ms']:.0f} ms", *took(row),
-            f"{row['quality']:.4f}", f"{100 * row['quality_lost']:+.2f}", *moved(row),
+            f"{row['miou']:.4f}", span(row), f"{100 * row['quality_lost']:+.2f}", *moved(row),
         ]
         for row in result["rows"]
     ]  # fmt: skip
