@@ -93,7 +93,8 @@ def built(library: str, module: str, name: str, real: bool) -> torch.nn.Module:
     for part in model.modules() if real else ():
         for key, value in part._parameters.items():
             if value is not None:
-                zeros = torch.zeros(value.shape, dtype=value.dtype)
+                one = value.ndim == 2  # of a linear layer: one zero for all, since none is read
+                zeros = torch.zeros(() if one else value.shape, dtype=value.dtype).expand(value.shape)
                 part._parameters[key] = torch.nn.Parameter(zeros, requires_grad=False)
     return model.eval()
 

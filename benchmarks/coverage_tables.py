@@ -11,12 +11,52 @@ REASONS = (  # a pattern in the refusal, and the same in a few words
     ("within windows", "windows, or attention to other tokens alone"),
     ("could not be run", "takes other inputs than pictures alone"),
     ("cosines", "compares by cosines"),
+    ("clips of several", "takes clips alone"),
     ("at random", "drops patches at random"),
     ("holds several", "several encoders"),
     ("SwinModel can", "returns maps, a SwinModel can"),
     ("channels first", "maps with channels first"),
     ("needs", "differs from its family"),
 )
+
+
+# Sections of docs/encoders.md: name -> classes of transformers and names of timm
+PAGES = {
+    "dinov2": ("Dinov2Model", "Dinov2WithRegistersModel", "vit_small_patch14_dinov2"),
+    "dinov3": ("DINOv3ViTModel", "vit_base_patch16_dinov3"),
+    "clip": ("CLIPVisionModel", "vit_base_patch16_clip_224"),
+    "siglip": ("SiglipVisionModel", "Siglip2VisionModel", "vit_base_patch16_siglip_224"),
+    "sam": ("SamVisionModel", "samvit_base_patch16", "samvit_huge_patch16"),
+    "sam2": ("Sam2VisionModel", "sam2_hiera_tiny", "sam2_hiera_large"),
+    "sam3": ("Sam3ViTModel",),
+    "swin": ("SwinModel", "swin_base_patch4_window7_224"),
+    "qwen": ("Qwen3VLVisionModel", "Qwen2_5_VisionTransformerPretrainedModel"),
+    "internvl": ("InternVLVisionModel",),
+    "depth": ("Dinov2Backbone", "DPTModel"),
+    "radio": ("RadioModel",),
+    "aimv2": ("Aimv2VisionModel",),
+    "sapiens2": ("Sapiens2Model",),
+    "pixtral": ("PixtralVisionModel",),
+    "gemma": ("Gemma4VisionModel", "SiglipVisionModel"),
+    "naflex": ("naflexvit_base_patch16_siglip",),
+    "rfdetr": ("RfDetrModel",),
+    "eomt": ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation"),
+}
+
+
+def figures(result: dict[str, Any], page: str) -> str:
+    """Share and limit of one section's encoders."""
+    found = {name: row for row in result["rows"] for name in (row.get("encoder"), row["name"])}
+    lines = []
+    for name in PAGES[page]:
+        row = found.get(name, {})
+        spans = [
+            f"{100 * row[size]['share']:.0f} %, {row[size]['limit']:.2f}x" if size in row else NONE
+            for size in ("1024", "2048")
+        ]
+        route = row.get("family", "refused") if row else "not in the table"
+        lines.append([f"`{name}`", route, str(row.get("prefix", NONE)), *spans])
+    return rows(["", "route", "prefix", "share and limit, 1024 px", "2048 px"], lines)
 
 
 def summary(result: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "coverage": ("coverage.json", coverage.summary),
     "coverage-timm": ("coverage.json", coverage.of_timm),
     "coverage-transformers": ("coverage.json", coverage.of_transformers),
+    **{
+        f"figures-{page}": ("coverage.json", partial(coverage.figures, page=page))
+        for page in coverage.PAGES
+    },
     "sites": ("sites-cpu.json", coverage.speed),
     "doctor": ("doctor-cpu.json", other.doctor),
     "encode-once": ("encode-once-cpu.json", encode.once),

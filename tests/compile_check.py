@@ -87,13 +87,29 @@ def pruned(model):
     return plan_of(model, sparsight.ClsTopK(stages=(2,), score="vtc-cls", history=2, min_tokens=0))
 
 
+def pattern(kind):
+    """Local attention with its map, and lattice keys in another layer."""
+    local = sparsight.LocalAttention(layers=(0, 1), pattern=kind, size=3, completion="map", min_tokens=0)
+    lattice = sparsight.SVE(layers=(3,), keep=1 / 4, score="lattice", min_tokens=0)
+    return lambda model: plan_of(model, local, lattice)
+
+
 OTHER_PLANS = {
-    "spot": test_spot.make_plan, "combined": combined, "scored": scored, "pruned": pruned,
-}  # fmt: skip
+    "spot": test_spot.make_plan,
+    "combined": combined,
+    "scored": scored,
+    "pruned": pruned,
+    "windows": pattern("windows"),
+    "stripes": pattern("stripes"),
+    "peaks": lambda model: plan_of(
+        model, sparsight.DensityPeaks(after=0, completion="map", min_tokens=0)
+    ),
+    "bypass": lambda model: plan_of(model, sparsight.Bypass(layers=(1, 3), keep=1 / 3, min_tokens=0)),
+}
 OF_OTHERS = {
-    "dinov3": ["spot", "combined", "scored", "pruned"],
-    "siglip": ["combined"],
-    "hf_dinov3": ["combined"],
+    "dinov3": ["spot", "combined", "scored", "pruned", "windows", "peaks"],
+    "siglip": ["combined", "stripes"],
+    "hf_dinov3": ["combined", "bypass"],
 }
 errors, families = {}, set()
 for name in (*GROUPED, *OTHERS):

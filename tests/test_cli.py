@@ -161,6 +161,8 @@ def test_evaluate_prints_and_writes_both_arms(run, sparse_run, tmp_path):
     assert "left out 1: 1 no picture of a known kind" in err
     written = json.loads((tmp_path / "out.json").read_text())
     assert written == json.loads((sparse_run / "evaluate-segmentation.json").read_text())
+    told = f"labels of val: {written['labels']['val']}"
+    assert told in (sparse_run / "report.html").read_text()
     assert written["protocol"]["images"] == 4
     assert written["protocol"]["training_images"] == 8
     assert len(written["worst"]) == 2
@@ -246,7 +248,7 @@ def test_names_that_are_no_unicode_are_judged_and_shown(run, sparse_run, tmp_pat
         os.rename(image, os.fsencode(data / str(number)) + b"\xe9.png")
     code, out, err = run("evaluate", sparse_run, "--task", "features", "--data", data)
     assert code == 0, err
-    assert "0?.png" in out
+    assert "0\ufffd.png" in out
 
 
 def test_finetune_then_analyze(run, tmp_path):

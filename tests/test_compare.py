@@ -1,15 +1,17 @@
 """The comparison of all methods with the dense model and a lower resolution."""
 
+import contextlib
 import json
 
 import pytest
 import torch
-from conftest import make_hf_sam2, make_images, make_model, make_timm_sam2, run_features
+from conftest import SWINS, make_hf_sam2, make_images, make_model, make_timm_sam2, run_features
 from typer.testing import CliRunner
 
 import sparsight
 from sparsight.attach import as_plan, family_in
 from sparsight.cli import app
+from sparsight.errors import SparsightError
 from sparsight.methods import METHODS
 from sparsight.ops.grids import regrid
 from sparsight.plan import Plan
@@ -242,3 +244,20 @@ def test_the_command_writes_figures_and_picture(tmp_path):
     done = CliRunner().invoke(app, ["compare", "timm:vit_tiny_patch16_224", "--json", str(file)])
     assert done.exit_code == 1
     assert "--images DIR" in done.output
+
+
+def test_a_setting_that_would_leave_no_window_is_left_out_and_the_others_are_compared():
+    model = SWINS["timm_swin"](size_px=(32, 40))
+    pictures = [torch.rand(3, 32, 40) for _ in range(2)]  # 2 x 2 windows, then one
+    ladder = sparsight.SparseViT.ladder(())
+    with torch.no_grad():
+        fits = []
+        for settings in ladder:
+            with contextlib.suppress(SparsightError), sparsight.sparse(model, settings):
+                model(pictures[0][None])
+                fits.append(settings)
+    assert len(fits) < len(ladder)  # or this test tests nothing
+    found = compare(model, pictures, methods={"sparsevit"}, repeats=1)
+    assert found["rows"][0]["method"] == "dense"
+    assert len(found["rows"]) == 1 + len(fits)
+    assert ("sparsevit" in found["left_out"]) == (not fits)

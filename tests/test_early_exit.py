@@ -21,7 +21,7 @@ from torch.nn.functional import layer_norm
 import sparsight
 from sparsight.attach import applied
 from sparsight.families import family_of
-from sparsight.methods.early_exit.block import STEP
+from sparsight.methods.bounds import TOKENS_A_STEP as STEP
 from sparsight.methods.reduced import CARRY
 from sparsight.ops.partition import kept_count
 from sparsight.stages.observe import outputs_of, stages_left

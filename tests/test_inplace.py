@@ -198,12 +198,13 @@ def part_of(setup, what):
     (config,), blocks = setup.plan.methods, setup.family.blocks(setup.model)
     block = blocks[config.changed_layers(range(len(blocks)))[-1]]
     attention = setup.family.parts.attention(block)
-    return {"block": block, "mlp": getattr(block, "mlp", None), "attention": attention}[what]
+    mlp = getattr(block, "mlp", None) or block.intermediate  # as transformers' Swin v2 calls its half
+    return {"block": block, "mlp": mlp, "attention": attention}[what]
 
 
 REFUSED = {  # which parts of a block must have the forward of their class
     "attention": {"attention"}, "mlp": {"mlp"}, "exit": {"block"}, "merging": {"block", "attention"},
-    "pruning": {"block", "attention"}, "spot": {"block", "attention"}, "windows": {"block", "attention"},
+    "pruning": {"block", "attention"}, "spot": {"block", "attention"}, "windows": {"block"},
 }  # fmt: skip
 
 

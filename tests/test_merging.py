@@ -325,18 +325,6 @@ def test_keeping_everything_equals_dense(config):
     assert torch.equal(features(sparsight.apply(model, plan_of(model, config)), images), dense)
 
 
-@pytest.mark.parametrize("method", ["density-peaks", "bypass"])
-def test_compiles_without_graph_breaks(method):
-    model = make_model("dinov3")
-    sparsight.apply(model, plan_of(model, EVERY[method].completed()))
-    images = make_images(model)
-    wanted = features(model, images)
-    torch._dynamo.reset()
-    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        assert close(compiled.forward_features(images), wanted)
-
-
 @pytest.mark.parametrize("method", EVERY)
 def test_maps_lower_the_error_on_pictures_they_have_not_seen_and_are_saved(method, tmp_path):
     model = make_model("augreg")

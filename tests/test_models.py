@@ -402,28 +402,6 @@ def test_backbones_give_the_tokens_of_their_models(backbone, model):
         assert all(map(torch.equal, sparsight.restore(host)(images).feature_maps, dense))
 
 
-def test_the_backbone_of_a_depth_model_is_named_and_becomes_sparse():
-    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
-
-    stages = ["stage1", "stage2", "stage3", "stage4"]
-    backbone = Dinov2Config(**HF_SMALL, out_features=stages, reshape_hidden_states=False)
-    model = shaken(
-        DepthAnythingForDepthEstimation(
-            DepthAnythingConfig(
-                backbone_config=backbone, patch_size=16, reassemble_hidden_size=48,
-                neck_hidden_sizes=[8, 8, 8, 8], fusion_hidden_size=8, head_hidden_size=8,
-            )
-        )
-    )  # fmt: skip
-    images = torch.randn(1, 3, 64, 64)
-    with torch.no_grad():
-        dense = model(images).predicted_depth
-        sparse = sparsight.apply(model, SETTINGS)(images).predicted_depth
-        assert sparse.shape == dense.shape
-        assert not torch.equal(sparse, dense)
-        assert torch.equal(sparsight.restore(model, "backbone")(images).predicted_depth, dense)
-
-
 @pytest.mark.parametrize(
     ("module", "kind", "says"),
     [

@@ -381,6 +381,31 @@ def test_a_look_at_a_picture_shows_how_contribution_ranks():
     assert found.maps["layer 1 predicted"].flatten().topk(kept).values.min() > 0
 
 
+class Packed(torch.Tensor):
+    """A weight that linear layers can use, and nothing else: as of a quantised model."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.linear:
+            plain = [a.as_subclass(torch.Tensor) if isinstance(a, Packed) else a for a in args]
+            return func(*plain, **(kwargs or {}))
+        if func in (torch.Tensor.float, torch.Tensor.to, torch.Tensor.matmul):
+            raise TypeError(f"{func} of a packed weight")
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_a_packed_projection_is_read_as_a_linear_layer_does():
+    model = make_model("dinov2")
+    images, config = make_images(model), settings_of("sve", "contribution")
+    wanted = features(sparsight.apply(model, config), images)
+    sparsight.restore(model)
+    for block in model.blocks:
+        weight = block.attn.proj.weight
+        block.attn.proj.weight = torch.nn.Parameter(weight.detach().as_subclass(Packed))
+    found = features(sparsight.apply(model, config), images)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
 # What goes on
 
 ALL = [

@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import make_model, plan_of, run_features
-from site_models import PACKED, SITES, VIT, make_site
+from site_models import SITES, VIT, make_site
 from torch.overrides import TorchFunctionMode
 
 import sparsight
 from sparsight.attach import applied, dense_calls, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
-from sparsight.families import encoder_in, family_of, sites
+from sparsight.families import family_of
+from sparsight.families import found as finding
 from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
@@ -248,37 +249,7 @@ def test_masks_are_split_into_their_pictures_or_not_at_all():
     assert segments_of(changed, 1, 5) == (Segment(None, 0, 5, 5),)
 
 
-# Whole models, and everything that is not as it should be
-
-
-@torch.no_grad()
-def test_a_whole_vision_language_model_generates_with_its_tower_sparse():
-    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-
-    text = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
-    text |= {"rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
-    config = Qwen3VLConfig(
-        text_config=text, vision_config=PACKED, image_token_id=9, video_token_id=10,
-        vision_start_token_id=11, vision_end_token_id=12,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = Qwen3VLForConditionalGeneration(config).eval()
-    tower = model.model.visual
-    assert encoder_in(model, None) is tower
-    given = inputs_of(tower, picture(tower), True)
-    words = torch.tensor([[1, 11] + [9] * 64 + [12, 5]])
-    asked = {
-        "input_ids": words, "pixel_values": given["hidden_states"], "image_grid_thw": given["grid_thw"],
-        "mm_token_type_ids": (words == 9).long(),
-    }  # fmt: skip
-    keys, dense = list(model.state_dict()), model(**asked).logits
-    sparsight.apply(model, EXACT)
-    assert not torch.equal(model(**asked).logits, dense)
-    assert model.generate(**asked, max_new_tokens=3, do_sample=False).shape[1] > words.shape[1]
-    sparsight.restore(model)
-    assert list(model.state_dict()) == keys
-    assert torch.equal(model(**asked).logits, dense)
+# Everything that is not as it should be
 
 
 def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypatch):
@@ -306,8 +277,8 @@ def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypat
 
 def test_a_dry_run_is_made_once_and_again_when_modules_were_replaced(monkeypatch):
     model, runs = make_site("aimv2"), []
-    usual = sites.dry_run
-    monkeypatch.setattr(sites, "dry_run", lambda *given: runs.append(1) or usual(*given))
+    usual = finding.dry_run
+    monkeypatch.setattr(finding, "dry_run", lambda *given: runs.append(1) or usual(*given))
     first = family_in(model)
     assert family_in(model).found is first.found
     assert len(runs) == 2  # at the model's own size and at half of it

@@ -307,6 +307,7 @@ def test_notes_of_classes_that_are_not_judged_or_not_learnt(model, tmp_path):
     assert "no picture in val/ of 1 classes, the first: red" in found["notes"]
     assert any("train/ of 1 classes, never found, the first: green" in n for n in found["notes"])
     assert found["shares"]["train"] == {"blue": 0.5, "green": 0, "red": 0.5}
+    assert found["labels"]["train"] == "blue 50.0 %, red 50.0 %, green 0.0 %"
 
 
 @pytest.mark.parametrize("task", FOLDERS)

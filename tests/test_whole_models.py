@@ -6,13 +6,16 @@ from whole_models import WHOLE, make_whole
 
 import sparsight
 from sparsight.attach import applied, dense_calls
-from sparsight.families import encoder_in, family_of, sites
+from sparsight.families import encoder_in, family_of
+from sparsight.families.found import found_in
 
 EVERY = sparsight.SVE(layers="all", keep=1 / 8, score="exact", min_tokens=0)
 
 # name -> where the encoder is, its family, layers that can be sparse, prefix tokens
 FOUND = {
     "internvl": ("model.vision_tower", "sites", (0, 1), 1),
+    "qwen3_vl": ("model.visual", "sites", (0, 1), 0),
+    "depth_anything": ("backbone", "hf_dinov2", (0, 1, 2, 3), 1),
     "sam": ("vision_encoder", "sites", (1,), 0),
     "sam3": ("vision_encoder.backbone", "sites", (1,), 0),  # the other has windows
     "eomt": ("", "sites", (0, 1, 2), 5),  # queries have joined in the last
@@ -56,14 +59,15 @@ def test_the_whole_model_runs_with_its_encoder_sparse_and_comes_back(name):
     assert all(map(torch.equal, outputs(model, asked), dense))
 
 
+@pytest.mark.parametrize("name", ["internvl", "qwen3_vl"])
 @torch.no_grad()
-def test_internvl_generates_with_its_tower_sparse():
-    model, asked = make_whole("internvl")
+def test_a_vision_language_model_generates_with_its_tower_sparse(name):
+    model, asked = make_whole(name)
     dense = model.generate(**asked, max_new_tokens=3, do_sample=False)
-    sparsight.apply(model, EVERY, module="model.vision_tower")
+    sparsight.apply(model, EVERY, module=FOUND[name][0])
     words = model.generate(**asked, max_new_tokens=3, do_sample=False)
     assert words.shape[1] > asked["input_ids"].shape[1]
-    sparsight.restore(model, module="model.vision_tower")
+    sparsight.restore(model, module=FOUND[name][0])
     assert torch.equal(model.generate(**asked, max_new_tokens=3, do_sample=False), dense)
 
 
@@ -87,6 +91,6 @@ def test_queries_of_a_decoder_are_no_tokens_of_a_picture():
     model = DetrModel(
         DetrConfig(**own, backbone_config=backbone, encoder_ffn_dim=48, decoder_ffn_dim=48)
     )
-    found = sites.found_in(model.eval())
+    found = found_in(model.eval())
     assert [site.whole for site in found.sites if "encoder" in site.path] == [True, True]
     assert not any(site.whole for site in found.sites if "decoder" in site.path)

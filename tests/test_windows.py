@@ -169,8 +169,8 @@ def test_attention_modules_see_the_kept_windows_alone(model):
         attention.register_forward_hook(see, with_kwargs=True)
     run_features(model, images)
     for layer in family.windows.layers(model):
-        block = blocks_of(model)[layer]
-        assert seen[layer] == block.kept(len(block._sparsight.shared[1].table))
+        count = len(blocks_of(model)[layer]._sparsight.shared[1].table)
+        assert seen[layer] == count - round(count / 2)
 
 
 def test_only_units_that_drop_windows_are_changed(model):

@@ -2,7 +2,9 @@
 
 import torch
 from conftest import HF_SMALL, shaken
-from site_models import RELATIVE, VIT
+from site_models import PACKED, RELATIVE, VIT
+
+from sparsight.families.inputs import inputs_of
 
 TEXT = {
     "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -25,6 +27,37 @@ def internvl():
     return InternVLForConditionalGeneration(config), {
         "input_ids": torch.tensor([[1] + [9] * 16 + [5]]), "pixel_values": PICTURE,
     }  # fmt: skip
+
+
+def qwen3_vl():
+    """Its tower's 256 patches of one packed picture become 64 tokens of text."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    rope = {"rope_type": "default", "mrope_section": [2, 3, 3]}
+    config = Qwen3VLConfig(
+        text_config=TEXT | {"head_dim": 16, "rope_scaling": rope}, vision_config=PACKED,
+        image_token_id=9, video_token_id=10, vision_start_token_id=11, vision_end_token_id=12,
+    )  # fmt: skip
+    model = Qwen3VLForConditionalGeneration(config)
+    words = torch.tensor([[1, 11] + [9] * 64 + [12, 5]])
+    given = inputs_of(model.model.visual, PICTURE.repeat(1, 1, 2, 2), True)
+    return model, {
+        "input_ids": words, "pixel_values": given["hidden_states"], "image_grid_thw": given["grid_thw"],
+        "mm_token_type_ids": (words == 9).long(),
+    }  # fmt: skip
+
+
+def depth_anything():
+    """Around a DINOv2."""
+    from transformers import DepthAnythingConfig, DepthAnythingForDepthEstimation, Dinov2Config
+
+    backbone = Dinov2Config(
+        **HF_SMALL | {"patch_size": 8}, out_features=STAGES, reshape_hidden_states=False
+    )
+    config = DepthAnythingConfig(
+        backbone_config=backbone, patch_size=8, reassemble_hidden_size=48, head_hidden_size=8, **NECK
+    )
+    return DepthAnythingForDepthEstimation(config), {"pixel_values": PICTURE}
 
 
 def sam():
@@ -146,7 +179,8 @@ def upernet():
 
 
 WHOLE = {
-    "internvl": internvl, "sam": sam, "sam3": sam3, "eomt": eomt,
+    "internvl": internvl, "qwen3_vl": qwen3_vl, "depth_anything": depth_anything, "sam": sam,
+    "sam3": sam3, "eomt": eomt,
     "eomt_dinov3": lambda: eomt("EomtDinov3"), "rf_detr": rf_detr, "dpt": dpt,
     "dpt_dinov2": dpt_dinov2, "zoedepth": zoedepth, "upernet": upernet,
 }  # fmt: skip

@@ -14,7 +14,7 @@ from sparsight.demo.evaluate import SceneSamples
 from sparsight.demo.scenes import SceneSet
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.ops import fidelity
-from sparsight.ops.windows import in_windows, rank_windows, window_table
+from sparsight.ops.windows import in_windows, rank_windows, window_strengths, window_table
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 from sparsight.tasks.dense_probe import judged
@@ -78,7 +78,8 @@ def objects_found(model: Any, scenes: SceneSet) -> dict[str, list[float]]:
             table = window_table((side, side), (swin.WINDOW,) * 2, (0, 0), rolls_first=True)
             shares = F.adaptive_avg_pool2d(objects, side).flatten(1)
             for name in names:
-                order = rank_windows(SCORES[name](View(rows, normalised(rows), 0)), table)[0]
+                score = SCORES[name](View(rows, normalised(rows), 0))
+                order = rank_windows(window_strengths(score, table))[0]
                 kept = order[: len(order) - dropped_count(len(order), 0.6)]
                 found[name][number] += in_windows(shares, table)[0, kept].sum() / shares.sum()
             x = stage.blocks(x)

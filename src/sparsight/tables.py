@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from sparsight.plan import Plan
     from sparsight.stages.calibrate import Analysis
 
-SHARES_SHOWN = 20  # of classes; the JSON has all
-
 
 def show_demo(result: Mapping[str, Any]) -> None:
     """The demo's one table: speed and quality side by side."""
@@ -151,8 +149,8 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         name = f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]
         table.add_row(name, *("-" if x is None else f"{x:.4f}" for x in figures))
     _print(table)
-    for split, shares in result["shares"].items():
-        Console().print(f"labels of {split}: {shares_told(shares)}", markup=False, highlight=False)
+    for split, told in result["labels"].items():
+        Console().print(f"labels of {split}: {told}", markup=False, highlight=False)
     if result["worst"]:
         lost = _table(f"the images that lose most, {protocol['worst']}", ["image", "dense", "sparse"])
         for image in result["worst"]:
@@ -160,16 +158,6 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
         _print(lost)
     for note in result["notes"]:
         Console().print(f"- {note}", markup=False, highlight=False)
-
-
-def shares_told(shares: Mapping[str, float]) -> str:
-    """How much of the labels is void, and of each class, the largest first."""
-    told = [f"void {100 * shares['void']:.1f} %"] if "void" in shares else []
-    named = sorted(((s, name) for name, s in shares.items() if name != "void"), key=lambda x: -x[0])
-    told += [f"{name} {100 * share:.1f} %" for share, name in named[:SHARES_SHOWN]]
-    if rest := named[SHARES_SHOWN:]:
-        told.append(f"{len(rest)} more classes together {100 * sum(share for share, _ in rest):.1f} %")
-    return ", ".join(told)
 
 
 def show_comparison(result: Mapping[str, Any]) -> None:

@@ -31,6 +31,8 @@ from sparsight.cli.search import (
     StartOption,
     TableOption,
     TrialsOption,
+    best_for,
+    check_searched,
     images_or_refused,
     pictures_of_demo,
     run_search,
@@ -65,8 +67,8 @@ def optimize(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine  "
-            "\\[default: sve]"
+            help="sve, early-exit, mlp-routing, spot, sparsevit, ...; repeat to combine; with a "
+            "budget and none, what combines best is searched  \\[default: sve]"
         ),
     ] = None,
     resolution: ResolutionOption = "1024",
@@ -119,8 +121,8 @@ def optimize(
 
     Training-free and done in minutes by default: what is skipped is completed by linear maps, fitted
     on your pictures.  Interrupted, it goes on where it stopped when the same command is given again.
-    With a budget (--speedup, --latency-ms or --max-loss) the settings of one method are searched, and
-    the whole front is saved.
+    With a budget (--speedup, --latency-ms or --max-loss) the settings of the methods are searched, of
+    those that combine best if none is named, and the whole front is saved.
     """
     from sparsight import tables
     from sparsight.methods import LowerResolution
@@ -129,27 +131,29 @@ def optimize(
     budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
     budgeted = any(value is not None for value in budget.values())
     given = {"keep": keep, "score": score}
-    methods = settings_of(method or ["sve"], layers_of(layers), given, setting or [], published)
+    options = (layers_of(layers), given, setting or [], published)
+    if budgeted:
+        more = bool(layers != "auto" or score or setting or published)
+        check_searched(keep, distill, start, bool(method), more)
+    methods = settings_of(method or ["sve"], *options) if method or not budgeted else []
     images_or_refused(images, model)
     size = parse_resolution(resolution)
     if images is None:
-        loaded, folder = loaded_model(model, size, pretrained, checkpoint), pictures_of_demo(size)
+        loaded = loaded_model(model, size, pretrained, checkpoint)
+        folder = pictures_of_demo(size, budgeted)
     else:
         loaded, folder = open_model(model, images, resolution, pretrained, checkpoint, module)
     if loaded.random_weights:
         say("these are random weights: speed means something, quality does not")
     with remembered(out):
         if budgeted:
-            if distill or layers != "auto" or len(methods) > 1:
-                raise SparsightError(
-                    "a search is over one method: leave out --layers, --distill and others, or the "
-                    "budget"
-                )
+            if not method and start is None:
+                methods = settings_of(best_for(loaded.model, module), *options)
             from sparsight.stages.search import Search
 
             how: dict[str, Any] = {"trials": trials, "seed": seed, "preset": preset}
             plan = run_search(
-                loaded.source, loaded.model, folder, out, methods[0], budget, Search(**how),
+                loaded.source, loaded.model, folder, out, methods, budget, Search(**how),
                 latency_table, start, max_images, module, size,
             )  # fmt: skip
         else:

@@ -77,7 +77,8 @@ def family_of(model: "nn.Module") -> Family:
     inner = [repr(name) for name in encoders_inside(model)]
     unfit = ""
     if takes_pictures(model) and not inner and reason_against(model) in ASKED:
-        from sparsight.families.sites import Found, family_from, found_in
+        from sparsight.families.found import Found, found_in
+        from sparsight.families.sites import family_from
 
         sites = found_in(model)
         if isinstance(sites, Found):

@@ -5,7 +5,10 @@ from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.nn import Parameter
+from torch.nn.functional import linear
 
 from sparsight.families import Family
 from sparsight.families.grid import Grid
@@ -35,9 +38,12 @@ class Site:
         return kept_count(tokens, fraction, self.prefix, self.config.min_tokens)
 
     def output_weight(self, attention: Any) -> Tensor:
-        """(c, heads * d), of the output projection of an attention module."""
+        """(c, heads * d), of an attention's output projection; quantised, what it stands for."""
         found: Tensor = reduce(getattr, self.projection.split("."), attention)
-        return found
+        if type(found) in (Tensor, Parameter) or torch.compiler.is_compiling():
+            return found
+        one_by_one = torch.eye(found.shape[1], dtype=found.dtype, device=found.device)
+        return linear(one_by_one, found).T  # a quantised weight can do that, and perhaps nothing else
 
     def is_small(self, tokens: int) -> bool:
         """Whether there are too few tokens for it to pay, as far as it is known before the run."""

@@ -54,7 +54,7 @@ def of_mlp_routing(config: Any, model: "nn.Module", family: "Family") -> Shapes:
         if config.kept_at(layer) < 1:
             dim = family.dim(blocks[layer])
             maps = {"map": (dim + 1, dim)} if config.completion == "map" else {}
-            found[layer] = SCORES[config.score].tensors(dim) | maps
+            found[layer] = SCORES[config.score].tensors(dim) | _bound(config) | maps
     return found
 
 
@@ -63,9 +63,7 @@ def of_early_exit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     blocks, found = family.blocks(model), Shapes()
     for exit_ in config.exits:
         dim = family.dim(blocks[exit_])
-        own = SCORES[config.score].tensors(dim)
-        if config.bound == "calibrated":
-            own = own | {"bound": ()}
+        own = SCORES[config.score].tensors(dim) | _bound(config)
         found[exit_ + 1] = own | _maps(config.taps_of(exit_, len(blocks)), dim)
     return found
 
@@ -134,8 +132,12 @@ def of_sparsevit(config: Any, model: "nn.Module", family: "Family") -> Shapes:
     for layer in config.changed_layers(()):
         dim = family.dim(blocks[layer])
         own = SCORES[config.score].tensors(dim) if config.leads(layer) else {}
-        found[layer] = own | {"map": (dim + 1, dim)}
+        found[layer] = own | _bound(config) | {"map": (dim + 1, dim)}
     return found
+
+
+def _bound(config: Any) -> dict[str, tuple[int, ...]]:
+    return {"bound": ()} if config.bound == "calibrated" else {}
 
 
 def _maps(layers: tuple[int, ...], dim: int) -> dict[str, tuple[int, ...]]:

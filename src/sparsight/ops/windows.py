@@ -34,15 +34,19 @@ def in_windows(x: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Float[Tens
     return pad(x, (0, 1))[:, table]
 
 
-def rank_windows(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Int[Tensor, "b w"]:
-    """The windows of each picture, strongest first, by the L2 norm of their tokens' scores (SparseViT).
+def window_strengths(scores: Float[Tensor, "b n"], table: Int[Tensor, "w l"]) -> Float[Tensor, "b w"]:
+    """How strong each window is: the root mean square of its tokens' scores.
 
-    Places without a token count as zero.
+    It ranks like their L2 norm (SparseViT).  Places without a token count as zero.
     """
-    strength = in_windows(scores, table).norm(dim=2)
+    return in_windows(scores, table).square().mean(dim=2).sqrt()
+
+
+def rank_windows(strengths: Float[Tensor, "b w"]) -> Int[Tensor, "b w"]:
+    """The windows of each picture, strongest first."""
     if compiler.is_exporting():  # engines have no stable sort, but a TopK that takes the first of equals
-        return strength.topk(strength.shape[1], dim=1).indices
-    return strength.argsort(dim=1, descending=True, stable=True)
+        return strengths.topk(strengths.shape[1], dim=1).indices
+    return strengths.argsort(dim=1, descending=True, stable=True)
 
 
 def window_rows(

@@ -124,7 +124,8 @@ def _tables(run: Run, answer: Answer) -> None:
             row | {"metric": f"{row['of']}: {row['metric']}" if "of" in row else row["metric"]}
             for row in [*result.get("details", ()), *result["scores"]]
         ]
-        answer.tables.append(_table(f"Judged by {task}", columns, rows))
+        told = [f"labels of {split}: {text}" for split, text in result.get("labels", {}).items()]
+        answer.tables.append(_table("; ".join([f"Judged by {task}", *told]), columns, rows))
     for key, name in (("comparison", "All settings"), ("front", "The front of the search")):
         if result := run.parts.get(key):
             columns = {

@@ -54,10 +54,12 @@ def _mlp_routing(name: str, config: dict[str, Any], depth: int | None) -> list[s
     layers = config["layers"]
     where = "every layer" if isinstance(layers, str) else f"layers {spans(layers)}"
     rest = "a linear map instead, fitted on pictures" if _maps(config) else "nothing in its place"
-    return [
-        f"In {where} {percent(config['keep'])} of the tokens go through the MLP, chosen by "
-        f"{config['score']}; the others get {rest}."
-    ]
+    share = f"{percent(config['keep'])} of the tokens go through the MLP, chosen by {config['score']}"
+    if isinstance(bound := config.get("bound"), float):
+        share = f"those tokens go through the MLP whose predicted error is above {_told(bound)}"
+    elif bound:
+        share += ", fewer or more as the picture needs"
+    return [f"In {where} {share}; the others get {rest}."]
 
 
 def _early_exit(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
@@ -122,6 +124,10 @@ def _sparsevit(name: str, config: dict[str, Any], depth: int | None) -> list[str
     kind = "small activations"
     if (score := config.get("score", "magnitude")) != "magnitude":  # version 1 had no other
         kind = f"a low score ({score})"
+    if isinstance(bound := config.get("bound"), float):
+        kind = f"a predicted error below {_told(bound)}"
+    elif bound:
+        rest += "; fewer or more as the picture needs"
     return [f"Windows of {kind} skip whole blocks{rest}; see the pictures."]
 
 

@@ -195,6 +195,7 @@ def _student(teacher: nn.Module, plan: Plan) -> tuple[nn.Module, SparseViT]:
     a map.
     """
     method = resolve(plan, teacher, family_in(teacher)).one(SparseViT).at_any_size()
+    method = method.model_copy(update={"bound": None})  # counts are drawn
     if method.completion == "last":
         every = tuple((max(stage),) * len(stage) for stage in method.by_stage)
         method = method.model_copy(update={"sparsity": every})

@@ -1,7 +1,7 @@
 """Bench: what every step of the pipeline works on: a model, and pictures that are read once."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,10 @@ from sparsight.images import Held, Images, Reader
 from sparsight.plan import Plan
 from sparsight.stages.adapt import Adaptation
 from sparsight.stages.distil import Distillation
+from sparsight.stages.observe import outputs_of
 from sparsight.stages.relevance import RelevanceTraining
+
+KEPT_BYTES = 1 << 30  # of what dense blocks return
 
 
 class How(Data):
@@ -48,6 +51,9 @@ class Bench:
     found: dict[str, Any] = field(default_factory=dict)
     images: Images = field(init=False)  # those given, each read once
     reader: Reader[Tensor] = field(init=False)
+    # What dense blocks return, by picture and layer; kept where several plans are completed in turn.
+    results: dict[tuple[int, int], Tensor] | None = None
+    sizes: dict[int, int] = field(default_factory=dict)  # of what dense blocks return, in bytes
 
     def __post_init__(self) -> None:
         self.images = Held(self.given)
@@ -55,9 +61,33 @@ class Bench:
 
     def pictures(self, count: int | None = None) -> Iterator[Tensor]:
         """Up to `count` pictures (1, 3, height, width), evenly spread, as the model takes them."""
+        return (picture for _, picture in self.placed(count))
+
+    def placed(self, count: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The same, each with its place in the set."""
         like = next(self.model.parameters())
-        for picture in self.reader.spread(min(count or self.max_images, self.max_images)):
-            yield picture[None].to(like.device, like.dtype)
+        for place, picture in self.reader.placed(min(count or self.max_images, self.max_images)):
+            yield place, picture[None].to(like.device, like.dtype)
+
+    def dense_results(self, place: int, picture: Tensor, layers: Set[int]) -> dict[int, Tensor]:
+        """What the dense model's blocks of `layers` return for the picture at a place of the set."""
+        kept = self.results if self.results is not None else {}
+        found = {n: kept[place, n] for n in layers if (place, n) in kept}
+        if missing := set(layers) - found.keys():
+            with outputs_of(self.model, missing) as outputs:
+                self.family.features(self.model, picture)
+            found |= outputs
+            if sum(t.nbytes for t in (*kept.values(), *outputs.values())) <= KEPT_BYTES:
+                kept |= {(place, n): output for n, output in outputs.items()}
+        return found
+
+    def output_bytes(self, layers: Set[int]) -> int:
+        """Of what the largest of these blocks returns for the first picture."""
+        if missing := layers - self.sizes.keys():
+            with outputs_of(self.model, missing) as outputs:
+                self.family.features(self.model, self.first())
+            self.sizes |= {n: output.nbytes for n, output in outputs.items()}
+        return max((self.sizes[n] for n in layers), default=1)
 
     def first(self) -> Tensor:
         """The first picture that can be read, in the same way."""

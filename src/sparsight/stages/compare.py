@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sparsight.arguments import checked
 from sparsight.attach import applied, as_plan, family_in
 from sparsight.data import Count
-from sparsight.errors import PlanError
+from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.fit import UNFIT, resolve
 from sparsight.images import Held, Images, Reader
@@ -107,6 +107,7 @@ def line_up(
 ) -> tuple[list[Entry], dict[str, str]]:  # fmt: skip
     """The rows to be, and why a method has none."""
     bench, methods = bench_of(model, images, COMPLETION_IMAGES), list(methods)
+    first = next(model.parameters())
     entries = [Entry("dense", "", False, Arm(model))]
     left_out: dict[str, str] = {}
     layers = bench.family.global_layers(model)
@@ -126,8 +127,11 @@ def line_up(
             plan = as_plan(settings)
             try:
                 plan = resolve(complete(bench, plan), model, bench.family)
-                entries.append(Entry(plan.name, plan.label, False, arm_of(model, plan, size)))
-            except PlanError as error:
+                arm = arm_of(model, plan, size)
+                if plan.find(SparseViT):  # whether a map has windows enough shows when it runs
+                    arm.full_size(Reader(images).read(0)[None].to(first.device, first.dtype))
+                entries.append(Entry(plan.name, plan.label, False, arm))
+            except SparsightError as error:
                 refusals.append(str(error))
         if len(entries) == rows:
             left_out[method] = refusals[-1]

@@ -24,7 +24,6 @@ from sparsight.modes import evaluating
 from sparsight.plan import Plan
 from sparsight.stages.bench import Bench, blank
 from sparsight.stages.lockstep import Lockstep, Meet
-from sparsight.stages.observe import outputs_of
 from sparsight.stages.progress import track
 from sparsight.stages.teach import teach
 
@@ -40,7 +39,7 @@ def complete(bench: Bench, plan: Plan) -> Plan:
     PlanError if there are too few tokens for a map, or the fit has no finite solution.
     """
     plan = with_layers(plan, bench.model, bench.family)
-    shapes = _fitted_shapes(bench, plan)
+    shapes = fitted_shapes(bench, plan)
     if not shapes:
         return plan
     if plan.find(LowerResolution):
@@ -65,7 +64,7 @@ def complete(bench: Bench, plan: Plan) -> Plan:
     return plan.with_(weights=saved.tensors, recipe=plan.recipe | {"completion": rows})
 
 
-def _fitted_shapes(bench: Bench, plan: Plan) -> dict[str, tuple[int, ...]]:
+def fitted_shapes(bench: Bench, plan: Plan) -> dict[str, tuple[int, ...]]:
     """The tensors that are fitted here, by their names in the plan."""
     return {
         name: shape
@@ -103,8 +102,10 @@ def _fit(bench: Bench, student: nn.Module, todo: dict[nn.Module, Place], saved: 
         if isinstance(ask, Regression):
             saved.note(asked[what], ask)
 
-    def job(picture: Tensor) -> Callable[[Meet], None]:
-        wanted = _dense_results(bench, todo, picture)
+    layers = {n for module in todo for n in getattr(module, "completed_layers", tuple)()}
+
+    def job(place: int, picture: Tensor) -> Callable[[Meet], None]:
+        wanted = bench.dense_results(place, picture, layers)
 
         def run(meet: Meet) -> None:
             mine.meet, mine.wanted = meet, wanted
@@ -114,30 +115,17 @@ def _fit(bench: Bench, student: nn.Module, todo: dict[nn.Module, Place], saved: 
 
     handles = [module.register_forward_pre_hook(fit, with_kwargs=True) for module in todo]
     try:
-        pictures = bench.pictures(_count(bench, todo))
-        Lockstep(note).run([job(picture) for picture in pictures] if todo else [])
+        placed = bench.placed(_count(bench, todo)) if todo else ()
+        Lockstep(note).run([job(place, picture) for place, picture in placed])
     finally:
         list(ticks)
         for handle in handles:
             handle.remove()
 
 
-def _dense_results(bench: Bench, todo: dict[nn.Module, Place], picture: Tensor) -> dict[int, Tensor]:
-    """What the dense model's blocks return, of the layers that somebody wants to know."""
-    layers = {layer for module in todo for layer in getattr(module, "completed_layers", tuple)()}
-    if not layers:
-        return {}
-    with outputs_of(bench.model, layers) as outputs:
-        bench.family.features(bench.model, picture)
-    return dict(outputs)
-
-
 def _count(bench: Bench, todo: dict[nn.Module, Place]) -> int:
     """How many pictures may wait at once within the memory for it."""
-    layers = {place.layer for place in todo.values()}
-    with outputs_of(bench.model, layers) as outputs:
-        bench.family.features(bench.model, bench.first())
-    largest = max((output.nbytes for output in outputs.values()), default=1)
+    largest = bench.output_bytes({place.layer for place in todo.values()})
     return max(1, min(bench.max_images, BUDGET_BYTES // (HELD * largest)))
 
 

@@ -189,7 +189,7 @@ def _draft(bench: Bench, method: Settings | Sequence[Settings] | Plan | str, sou
     trial = plan
     if (sve := plan.find(SVE)) and sve.layers == "auto":
         layers = free_layers(plan, bench.model, bench.family)
-        if not layers:
+        if not layers and bench.family.global_layers(bench.model):
             others = " and ".join(type(config).__name__ for config in plan.methods if config != sve)
             raise PlanError(f"{others} leaves no layer to SVE: name fewer layers there")
         trial = plan.changed(sve.model_copy(update={"layers": layers[:1]}))

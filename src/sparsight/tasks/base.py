@@ -1,6 +1,6 @@
 """What a task is given, and what it gives back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +13,9 @@ from sparsight.attach import family_in
 from sparsight.data import Count, Seed, Size, complaint
 from sparsight.errors import ArgumentError, NotFiniteError
 from sparsight.images import IMAGENET_MEAN, IMAGENET_STD
+from sparsight.images.names import shown
+
+SHARES_SHOWN = 20  # of classes; the JSON has all
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class Request:
     tokenizer: Any = None  # of the model's text tower
 
     def name_of(self, path: Path) -> str:
-        """A file's path inside the data folder."""
-        return str(path.relative_to(self.data))
+        """A file's path inside the data folder, as people can read it."""
+        return shown(path.relative_to(self.data))
 
 
 def requested(data: Path, size: tuple[int, int], options: dict[str, Any]) -> Request:
@@ -105,3 +108,13 @@ def tokens_of(model: nn.Module, picture: Tensor) -> Tensor:
 def patches_of(model: nn.Module, picture: Tensor) -> Tensor:
     """The final patch tokens (rows * columns, c) of one picture, in float32."""
     return tokens_of(model, picture)[family_in(model).prefix_tokens(model) :]
+
+
+def shares_told(shares: Mapping[str, float]) -> str:
+    """How much of the labels is void, and of each class, the largest first."""
+    told = [f"void {100 * shares['void']:.1f} %"] if "void" in shares else []
+    named = sorted(((s, name) for name, s in shares.items() if name != "void"), key=lambda x: -x[0])
+    told += [f"{name} {100 * share:.1f} %" for share, name in named[:SHARES_SHOWN]]
+    if rest := named[SHARES_SHOWN:]:
+        told.append(f"{len(rest)} more classes together {100 * sum(share for share, _ in rest):.1f} %")
+    return ", ".join(told)

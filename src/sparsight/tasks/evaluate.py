@@ -18,7 +18,7 @@ from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.pictures import check_takes
 from sparsight.tasks import task_named
-from sparsight.tasks.base import Arms, requested
+from sparsight.tasks.base import Arms, requested, shares_told
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
 
 OF_FEATURES = ("segmentation", "classification", "salient")  # what reads nothing but final features
@@ -46,8 +46,8 @@ def evaluate(
     `options`      those of `sparsight.tasks.base.Request`
 
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
-    to high of the difference), the `shares` of void and of each class in each split, the `worst` images,
-    and what was `skipped` or needs `notes`.
+    to high of the difference), the `shares` of void and of each class in each split (`labels` in words),
+    the `worst` images, and what was `skipped` or needs `notes`.
     """
     given = as_plan(plan)
     size = resolution or given.resolution
@@ -92,6 +92,7 @@ def evaluate(
         "scores": found.scores,
         "details": found.details,
         "shares": found.shares,
+        "labels": {split: shares_told(shares) for split, shares in found.shares.items()},
         "worst": found.worst,
         "skipped": found.skipped,
         "notes": notes,

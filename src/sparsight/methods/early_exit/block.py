@@ -4,7 +4,7 @@
     x_T = x + [n, 1] W_T   for who has left, in the results of the last layer and of each tap T
 
 With a bound, stay = the tokens whose predicted error is not below it.  Pictures of a batch keep as
-many as the one that needs most, and counts are multiples of STEP, so that few shapes are met.
+many as the one that needs most, and counts go in steps.
 """
 
 import math
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from sparsight.completions.linear import Quantile, Regression, fit_error, normalised
+from sparsight.methods.bounds import TOKENS_A_STEP, needed
 from sparsight.methods.reduced import CARRY, Reduced, ReducingBlock, map_name
 from sparsight.ops.partition import all_kept, in_order, others, take, with_stride
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
-
-STEP = 128  # kept counts under a bound
 
 
 class ExitBlock(ReducingBlock):
@@ -60,8 +59,7 @@ class ExitBlock(ReducingBlock):
             return self.among(tokens)
         if (bound := self.tensor("bound")) is None:
             bound = score.new_tensor(2 * math.log(config.bound[config.exits.index(exit_)]))
-        wanted = (score[:, prefix:] >= bound).sum(1).max().item()
-        return min(score.shape[1], math.ceil((int(wanted) + prefix + 1) / STEP) * STEP)
+        return needed(score[:, prefix:], bound, TOKENS_A_STEP, prefix)
 
     def scored(self, tokens: Tensor, state: Reduced, host: dict[str, Any], whole: int) -> Tensor:
         """The score (b, k) of the tokens there, of `whole`; attention is that of the layer to come."""

@@ -15,6 +15,7 @@ from sparsight.methods.base import (
     layers_text,
     listed,
 )
+from sparsight.methods.bounds import Bound, check_bound
 from sparsight.scores import ScoreName
 
 
@@ -22,13 +23,16 @@ class MLPRouting(Settings):
     """In `layers` a fraction `keep` of the tokens goes through the MLP, those of the highest `score`.
 
     A method of our own.  The others have `completion` in place of what the MLP adds: nothing ("last"),
-    or a linear map fitted to it ("map").
+    or a linear map fitted to it ("map").  With a `bound` a token skips the MLP where the error predicted
+    of its map, relative to what the MLP gives, is below it, so full pictures keep more; "calibrated"
+    stands for the bound of each layer under which `keep` go through on the calibration pictures.
     """
 
     layers: Layers | Literal["all"] = "all"
     keep: Fractions = 1 / 4
     score: ScoreName = "standout"
     completion: Literal["last", "map"] = "map"
+    bound: Bound = None
 
     @field_validator("layers", "keep", mode="before")
     @classmethod
@@ -38,6 +42,7 @@ class MLPRouting(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_layers(self.layers, keep=self.keep)
+        check_bound(self.bound, self.score, self.completion)
         return self
 
     def resolved(self, available: Layers, depth: int) -> Self:
@@ -55,6 +60,11 @@ class MLPRouting(Settings):
         """The fraction of the tokens that goes through the MLP of a layer."""
         return at_layer(self.keep, self.changed_layers(()), layer)
 
+    @property
+    def depends_on_picture(self) -> bool:
+        """Under a bound."""
+        return self.bound is not None
+
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
         """Half of the tokens, everywhere."""
@@ -62,4 +72,7 @@ class MLPRouting(Settings):
 
     def label(self) -> str:
         """Layers and fraction."""
-        return f"{fractions_text(self.keep)} through the MLP of {layers_text(self.layers)}"
+        if isinstance(self.bound, float):
+            return f"error below {self.bound:.4g} skips the MLP of {layers_text(self.layers)}"
+        share = fractions_text(self.keep) + ", bound" * (self.bound is not None)
+        return f"{share} through the MLP of {layers_text(self.layers)}"

@@ -3,17 +3,20 @@
     y[top] = MLP(h[top]),   y = [h, 1] W or 0 for all others;   top = topk(score(h))
 
 h is what the MLP reads, tokens that the block has normalised.  Tokens that do not stand out are many and
-alike, and the MLP of such is close to linear.
+alike, and the MLP of such is close to linear.  With a bound, top = the tokens whose predicted error is
+not below it.
 """
 
+import math
 from collections.abc import Generator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from sparsight.completions.linear import Regression, fit_error, mapped
+from sparsight.completions.linear import Quantile, Regression, fit_error, mapped
 from sparsight.inplace import Change
+from sparsight.methods.bounds import TOKENS_A_STEP, needed
 from sparsight.methods.site import Site
 from sparsight.ops.partition import all_kept, others, put, take, top
 from sparsight.scores import SCORES
@@ -30,32 +33,49 @@ class RoutedMLP(Change):
         site, (x, host) = self._sparsight, self.bound(args, kwargs)
         h = x.flatten(1, -2)
         n = h.shape[1]
-        count = site.kept(n, site.config.kept_at(site.layer))
-        if all_kept(count, n):
+        bounded = site.config.bound is not None
+        if site.is_small(n) if bounded else all_kept(site.kept(n, site.config.kept_at(site.layer)), n):
             return self.dense(x, **host)
-        chosen, table = self.chosen(h, count), self.tensor("map")
+        score = self.scored(h)
+        count = self.count(score)
+        if bounded and all_kept(count, n):
+            return self.dense(x, **host)
+        chosen, table = top(score, count, site.prefix), self.tensor("map")
         through = self.dense(take(h, chosen), **host)
         rest = torch.zeros_like(h, dtype=through.dtype) if table is None else mapped(h, table)
         return put(rest, chosen, through).view(x.shape)
 
     @torch.no_grad()  # a ranking has no gradient
-    def chosen(self, h: Tensor, count: int) -> Tensor:
-        """The tokens (b, count) that go through."""
-        score, prefix = SCORES[self._sparsight.config.score], self._sparsight.prefix
+    def scored(self, h: Tensor) -> Tensor:
+        """The score (b, n) of every token."""
+        score = SCORES[self._sparsight.config.score]
         fitted = {name: self.tensor(name) for name in score.tensors(h.shape[2])}
-        return top(score(View(h, h, prefix, tensors=fitted)), count, prefix)
+        return score(View(h, h, self._sparsight.prefix, tensors=fitted))
 
-    def fit(
-        self, x: Any, host: dict[str, Any], wanted: Any
-    ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
+    def count(self, score: Tensor) -> int:
+        """How many tokens go through, of those with this score (b, n)."""
+        site, n = self._sparsight, score.shape[1]
+        if (bound := site.config.bound) is None:
+            return site.kept(n, site.config.kept_at(site.layer))
+        least = self.tensor("bound") if bound == "calibrated" else 2 * math.log(bound)
+        assert least is not None  # checked before the plan was applied
+        return needed(score[:, site.prefix :], least, TOKENS_A_STEP, site.prefix)
+
+    def fit(self, x: Any, host: dict[str, Any], wanted: Any) -> Generator[Any, Any, dict[str, Tensor]]:
         """The map from tokens that skip the MLP, and the score from the error it would leave on all."""
         site, h = self._sparsight, x.flatten(1, -2)
         full, found = self.dense(h, **host), dict[str, Tensor]()
         if site.config.score == "map-error":
-            found["error"] = yield from fit_error(h, full)
+            bounded = site.config.bound is not None
+            size = full.square().mean((1, 2)).view(-1, 1) if bounded else 1.0  # of what the MLP gives
+            found["error"] = yield from fit_error(h, full, size)
+            self.set_tensors(found)
+        score = self.scored(h)
+        if site.config.bound == "calibrated":
+            share = (site.kept(h.shape[1], site.config.kept_at(site.layer))) / h.shape[1]
+            found["bound"] = yield Quantile(score[:, site.prefix :].flatten(), 1 - share)
             self.set_tensors(found)
         if site.config.completion == "map":
-            count = site.kept(h.shape[1], site.config.kept_at(site.layer))
-            rest = others(self.chosen(h, count), h.shape[1])
+            rest = others(top(score, self.count(score), site.prefix), h.shape[1])
             found["map"] = yield Regression(take(h, rest).flatten(0, 1), take(full, rest).flatten(0, 1))
         return found

@@ -13,6 +13,7 @@ A host pads its map with zeros after the first norm, so places without a token a
 nothing is written back to them.
 """
 
+import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,15 +21,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparsight.completions.linear import Regression, fit_error, mapped, normalised
+from sparsight.completions.linear import Quantile, Regression, fit_error, mapped, normalised
 from sparsight.errors import SparsightError
 from sparsight.families.calls import wants_maps, with_settings
 from sparsight.families.windows import Windows
 from sparsight.inplace import Change
+from sparsight.methods.bounds import STEPS, needed
 from sparsight.methods.site import Site
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sparsevit.layout import Layout, lay_out
-from sparsight.ops.windows import rank_windows, window_rows
+from sparsight.ops.windows import rank_windows, window_rows, window_strengths
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
 
@@ -41,6 +43,7 @@ class Carry:
 
     scores: Tensor  # (b, n)
     orders: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # shift -> (b, w)
+    strengths: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # the same, (b, w)
 
 
 class WindowBlock(Change):
@@ -58,7 +61,8 @@ class WindowBlock(Change):
         if x[0, ..., 0].numel() < site.config.min_tokens:
             return self._dense(x, host)
         layout = self._layout_of(x, self.windows.grid(x, host))
-        kept, carry = self.kept(len(layout.table)), self.carried(x)
+        carry = self.carried(x)
+        kept = self.kept(layout, carry)
         if kept == len(layout.table):
             return self._with(self._dense(x, host), carry)
         if host.get("output_attentions") or wants_maps(site.family.parts.attention(self)):
@@ -66,7 +70,7 @@ class WindowBlock(Change):
                 f"layer {site.layer} is sparse and has no attention map: call without "
                 "output_attentions, or restore the model first"
             )
-        done = self._run(x.flatten(1, -2), layout, self.ranked(carry, layout), kept)
+        done = self._run(x.flatten(1, -2), layout, self.ranked(carry, layout)[0], kept)
         return self._with(self.windows.result(done, x), carry)
 
     def _dense(self, x: Tensor, host: dict[str, Any]) -> Any:
@@ -91,9 +95,14 @@ class WindowBlock(Change):
         """Whether it scores for its stage."""
         return bool(self._sparsight.config.leads(self._sparsight.layer))
 
-    def kept(self, count: int) -> int:
-        """How many of so many windows are kept; SparsightError if none would be."""
-        kept = count - dropped_count(count, self._sparsight.config.sparsity_of(self._sparsight.layer))
+    def kept(self, layout: Layout, carry: Carry) -> int:
+        """How many windows are kept; without a bound, SparsightError if none would be."""
+        config, layer, count = self._sparsight.config, self._sparsight.layer, len(layout.table)
+        if config.bound is not None:
+            bound = self.tensor("bound") if config.bound == "calibrated" else config.bound
+            assert bound is not None  # checked before the plan was applied
+            return needed(self.ranked(carry, layout)[1], bound, math.ceil(count / STEPS))
+        kept = count - dropped_count(count, config.sparsity_of(layer))
         if kept == 0:
             raise SparsightError(self._too_few(count))
         return kept
@@ -120,11 +129,13 @@ class WindowBlock(Change):
         found = score(View(rows, normalised(rows), 0, tensors=fitted))
         return found.exp().sqrt() if score.name == "map-error" else found  # it is the log of a square
 
-    def ranked(self, carry: Carry, layout: Layout) -> Tensor:
-        """The windows of each picture (b, w), strongest first."""
+    def ranked(self, carry: Carry, layout: Layout) -> tuple[Tensor, Tensor]:
+        """The windows of each picture (b, w), strongest first; and how strong each window is."""
         if layout.shift not in carry.orders:
-            carry.orders[layout.shift] = rank_windows(carry.scores, layout.table)
-        return carry.orders[layout.shift]
+            strengths = window_strengths(carry.scores, layout.table)
+            carry.strengths[layout.shift] = strengths
+            carry.orders[layout.shift] = rank_windows(strengths)
+        return carry.orders[layout.shift], carry.strengths[layout.shift]
 
     def _run(self, x: Tensor, layout: Layout, order: Tensor, count: int) -> Tensor:
         """The block on the first `count` windows of `order` (b, w), of the tokens (b, n, c).
@@ -185,9 +196,7 @@ class WindowBlock(Change):
             "sparsity there, or give larger pictures"
         )
 
-    def fit(
-        self, x: Any, host: dict[str, Any], wanted: Any
-    ) -> Generator[Regression, Tensor, dict[str, Tensor]]:
+    def fit(self, x: Any, host: dict[str, Any], wanted: Any) -> Generator[Any, Any, dict[str, Tensor]]:
         """The map from what the block adds to the tokens of skipped windows; before that, the score."""
         site, rows, found = self._sparsight, x.flatten(1, -2), dict[str, Tensor]()
         layout = self._layout_of(x, self.windows.grid(x, host))
@@ -195,10 +204,17 @@ class WindowBlock(Change):
         added = (full if isinstance(full, Tensor) else full[0]).flatten(1, -2) - rows
         normal = normalised(rows)
         if site.config.score == "map-error" and self.leads:
-            found["error"] = yield from fit_error(normal, added)
+            bounded = site.config.bound is not None
+            size = (rows + added).square().mean((1, 2)).view(-1, 1) if bounded else 1.0
+            found["error"] = yield from fit_error(normal, added, size)
             self.set_tensors(found)
-        order = self.ranked(self.carried(x), layout)
-        skipped = window_rows(x.flatten(1, -2), layout.table, order[:, self.kept(len(layout.table)) :])
+        carry = self.carried(x)
+        order, strengths = self.ranked(carry, layout)
+        if site.config.bound == "calibrated":
+            share = dropped_count(len(layout.table), site.config.sparsity_of(site.layer))
+            found["bound"] = yield Quantile(strengths.flatten(), share / len(layout.table))
+            self.set_tensors(found)
+        skipped = window_rows(rows, layout.table, order[:, self.kept(layout, carry) :])
         skipped = skipped[skipped < rows.shape[0] * rows.shape[1]]  # not the places without a token
         read, goal = (t.flatten(0, 1).index_select(0, skipped) for t in (normal, added))
         found["map"] = yield Regression(read, goal)

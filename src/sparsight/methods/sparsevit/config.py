@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sparsight.errors import PlanError
 from sparsight.methods.base import Layers, Settings, listed
+from sparsight.methods.bounds import Bound, check_bound
 from sparsight.scores import ScoreName
 
 if TYPE_CHECKING:
@@ -29,13 +30,17 @@ class SparseViT(Settings):
     as in ((0.6,), (0,), (0.2, 0.4, 0.5), (0,)); one figure is for every unit of every stage.  Later
     units drop a longer part of one ranking, so it does not fall within a stage.  `layers` are those of
     each unit, and the model's own: `apply` fills them in.  Not in the paper: other scores than the
-    magnitude, and `completion`="map", a linear map in place of what the skipped block adds.
+    magnitude, and `completion`="map", a linear map in place of what the skipped block adds.  With a
+    `bound` a window is dropped where the error predicted of its map, relative to what the first block
+    of the stage returns, is below it, so full pictures keep more; "calibrated" stands for the bound of
+    each unit under which `sparsity` are dropped on the calibration pictures.
     """
 
     sparsity: Sparsity | tuple[tuple[Sparsity, ...], ...] = 0.5
     layers: Stages | None = None
     score: ScoreName = "magnitude"
     completion: Literal["last", "map"] = "last"
+    bound: Bound = None
     # A window that is dropped saves all its work, so even a small map gains.
     min_tokens: Annotated[int, Field(ge=0)] = 0
 
@@ -56,6 +61,7 @@ class SparseViT(Settings):
                     raise ValueError(f"sparsity falls within stage {number}: {list(stage)}")
         if self.score == "map-error" and self.completion == "last":
             raise ValueError("score='map-error' needs completion='map'")
+        check_bound(self.bound, self.score, self.completion)
         return self
 
     @property
@@ -87,6 +93,11 @@ class SparseViT(Settings):
         stage = self.stages[self.stage_of(layer)]
         return layer == next((n for n, s in stage.items() if s > 0), None)
 
+    @property
+    def depends_on_picture(self) -> bool:
+        """Under a bound."""
+        return self.bound is not None
+
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
         """Two fifths and three fifths of the windows everywhere, as published and completed."""
@@ -100,6 +111,9 @@ class SparseViT(Settings):
     def label(self) -> str:
         """The sparsity, by stage if it differs."""
         more = f", {self.score}, map" if self.completion == "map" else ""
+        if isinstance(self.bound, float):
+            return f"drop windows of an error below {self.bound:.4g}{more}"
+        more += ", bound" * (self.bound is not None)
         if not isinstance(self.sparsity, tuple):
             return f"drop {self.sparsity:.0%} of the windows{more}"
         stages = ("-".join(f"{100 * s:.0f}" for s in stage) for stage in self.sparsity)

@@ -1,22 +1,19 @@
 """The Pareto front of a search: from the trials to points that were really run."""
 
-import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparsight.files import write_json
-from sparsight.methods import Settings
 from sparsight.modes import evaluating
 from sparsight.plan import Plan
-from sparsight.run import save_plan
 from sparsight.stages import timing
 from sparsight.stages.arm import Arm, arm_of
 from sparsight.stages.compare import Judge, measured
 from sparsight.stages.measure import fused
-from sparsight.stages.search.space import INFEASIBLE
+from sparsight.stages.search.space import DENSE, INFEASIBLE
 from sparsight.stages.search.trials import Trial
 
 FRONT, FRONT_FILE = "front", "front.json"
@@ -24,9 +21,12 @@ FINALISTS = 8  # points of the front that are run end to end
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that no other trial beats in latency without losing in error; the slowest first."""
+    """Those that no other trial beats in latency without losing in error; the slowest first.
+
+    Of those that were tried on all pictures, and skip something.
+    """
     best: list[Trial] = []
-    feasible = [trial for trial in trials if trial.error < INFEASIBLE]
+    feasible = [t for t in trials if t.whole and t.error < INFEASIBLE and t.key != DENSE]
     for trial in sorted(feasible, key=lambda t: (t.latency_ms, t.error)):
         if not best or trial.error < best[-1].error:
             best.append(trial)
@@ -38,12 +38,6 @@ def finalists(front: Sequence[Trial]) -> list[Trial]:
     if len(front) <= FINALISTS:
         return list(front)
     return [front[round(place * (len(front) - 1) / (FINALISTS - 1))] for place in range(FINALISTS)]
-
-
-def settings_of(trial: Trial, plan: Plan) -> Settings:
-    """The settings of a trial, of the plan's method."""
-    (method,) = plan.methods
-    return type(method).model_validate(json.loads(trial.key))
 
 
 def run_front(
@@ -72,8 +66,10 @@ def run_front(
     return rows
 
 
-def save_front(folder: Path, plans: Sequence[Plan], result: dict[str, Any]) -> None:
-    """`front/NN/plan.json` for every point, each a run of its own, and `front.json` with the figures."""
-    for place, plan in enumerate(plans):
-        save_plan(plan, folder / FRONT / f"{place:02d}")
-    write_json(folder / FRONT_FILE, result)
+def cleared(folder: Path, count: int) -> list[Path]:
+    """The folders of `count` points, each a run of its own; those of a longer front before are gone."""
+    places = [folder / FRONT / f"{place:02d}" for place in range(count)]
+    for old in (folder / FRONT).glob("[0-9]*"):
+        if old not in places and old.is_dir():
+            shutil.rmtree(old)
+    return places

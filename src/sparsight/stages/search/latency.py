@@ -1,72 +1,38 @@
-"""How long a choice takes: a table of measured parts, so that a trial need not be timed.
+"""How long a choice takes: from a table of measured parts, so that a trial need not be timed.
 
-The latency of SVE's settings is that of the dense model, less its dense blocks, plus every block as it
-would run.  Blocks of one shape are timed once for each way of running them.  Settings of other methods
-are timed as a whole.  The table is a file that says on which machine it was made.
+    whole = the dense model + sum over changed blocks of (the block as it would run - the dense block)
+
+A block runs by how many tokens are there, what its attention and its MLP leave out, and who leaves
+before it.  Blocks of one shape are timed once for each way of running them, on what they are really
+given.  Methods that are not described so are timed as a whole.
 """
 
 import copy
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from sparsight.attach import apply, family_in
-from sparsight.errors import SparsightError
-from sparsight.files import write_json
-from sparsight.fit import asks_projection, named_shapes, with_layers
-from sparsight.inplace import argument_names, change
-from sparsight.methods import SVE, Settings, method_of
-from sparsight.methods.site import Site
-from sparsight.methods.sve.attention import SparseAttention
-from sparsight.methods.sve.pattern import Pattern
+from sparsight.families import Family
+from sparsight.fit import named_shapes, with_layers
+from sparsight.methods import SVE, EarlyExit, MLPRouting, Settings
+from sparsight.modes import evaluating
+from sparsight.ops.partition import kept_count
 from sparsight.plan import Plan
-from sparsight.scores import SCORES
 from sparsight.stages import timing
 from sparsight.stages.bench import blank
 from sparsight.stages.measure import fused
+from sparsight.stages.search.space import key_of
+from sparsight.stages.search.table import LatencyTable
 
-REPEATS = 5
 WHOLE = "dense model"
-
-
-class LatencyTable:
-    """Milliseconds by what runs.  Kept in `file`, if there is one, after every measurement."""
-
-    def __init__(self, file: Path | None, setting: dict[str, Any]) -> None:
-        self.file, self.setting = file, setting
-        self.ms: dict[str, float] = {}
-        if file is not None and file.exists():
-            self.ms = _read(file, setting)
-
-    def of(self, missing: dict[str, Callable[[], Any]], device: torch.device) -> dict[str, float]:
-        """Milliseconds of every arm; those not in the table are measured, interleaved."""
-        new = {key: call for key, call in missing.items() if key not in self.ms}
-        if new:
-            times = timing.interleave(new, REPEATS, device, "Timing parts")
-            self.ms |= {key: timing.summary(taken)["latency_ms"] for key, taken in times.items()}
-            if self.file is not None:
-                write_json(self.file, {"setting": self.setting, "ms": self.ms})
-        return {key: self.ms[key] for key in missing}
-
-
-def _read(file: Path, setting: dict[str, Any]) -> dict[str, float]:
-    """The entries of a table; SparsightError if it is damaged or of another machine or number format."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        theirs, entries = dict(found["setting"]), {str(k): float(v) for k, v in found["ms"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise SparsightError(f"{file} is no latency table: {error}") from None
-    for name, value in setting.items():
-        if theirs.get(name) != value:
-            raise SparsightError(
-                f"{file} was measured with {name} {theirs.get(name)!r}, and here it is {value!r}: give "
-                "another --latency-table, and one is measured"
-            )
-    return entries
+BY_BLOCKS = (SVE, EarlyExit, MLPRouting)
+Calls = dict[str, Callable[[], Any]]
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # what a block is called with
 
 
 class Latency:
@@ -74,7 +40,8 @@ class Latency:
 
     def __init__(self, model: nn.Module, picture: Tensor, plan: Plan, file: Path | None) -> None:
         self.model, self.picture, self.plan = model, picture, plan
-        self.family = family_in(model)
+        self.family: Family = family_in(model)
+        self.dense: Calls = {}  # a dense block of each shape
         setting = timing.setting(picture.device, picture.dtype)
         size = list(picture.shape[2:])
         kept = ("machine", "versions", "dtype", "threads")
@@ -83,88 +50,138 @@ class Latency:
             {name: setting[name] for name in kept} | {"model": type(model).__name__, "picture_px": size},
         )
 
-    def __call__(self, settings: Settings | None) -> float:
-        """Milliseconds; None is the dense model."""
-        if isinstance(settings, SVE):
-            return self.by_blocks(settings)
-        if settings is None:
-            call, key = (lambda: self.family.features(self.model, self.picture)), WHOLE
-        else:
-            changed = apply(copy.deepcopy(self.model), self._blank(settings))
-            call = lambda: self.family.features(changed, self.picture)  # noqa: E731
-            key = f"{method_of(settings).name} {settings.model_dump_json()}"
-        with fused(self.model):
-            return self.table.of({key: call}, self.picture.device)[key]
+    def __call__(self, methods: Sequence[Settings]) -> float:
+        """Milliseconds; of no methods, those of the dense model."""
+        if all(isinstance(config, BY_BLOCKS) for config in methods):
+            return self.by_blocks(methods)
+        return self.whole(key_of(methods), methods)
 
-    def _blank(self, settings: Settings) -> Plan:
-        """The plan with other settings, and zeros for maps that they need: the time is the same."""
-        plan = with_layers(self.plan.changed(settings), self.model, self.family)
-        return blank(plan, named_shapes(plan, self.model, self.family))
+    def whole(self, key: str, methods: Sequence[Settings]) -> float:
+        """The model from end to end, timed beside the dense one."""
+        if key not in self.table.ms:
+            changed = self.changed(methods) if methods else self.model
+            with evaluating(self.model), evaluating(changed), fused(self.model, changed):
+                calls: Calls = {
+                    WHOLE: partial(self.family.features, self.model, self.picture),
+                    key: partial(self.family.features, changed, self.picture),
+                }
+                self.table.measure(calls, self.picture.device, {key: WHOLE})
+        return self.table.ms[key]
 
-    def by_blocks(self, settings: SVE) -> float:
-        """The dense model, less its blocks where it is sparse, plus those as they would run."""
-        total, followers = self(None), settings.followers()
-        for layer in settings.named_layers:
-            parts = self.block(layer, settings, follows=layer in followers)
-            total += parts["sparse"] - parts["dense"]
-        return total
-
-    def block(self, layer: int, settings: SVE, follows: bool) -> dict[str, float]:
-        """Milliseconds of one block, dense and sparse; measured once for all blocks of its shape."""
-        blocks = self.family.blocks(self.model)
-        shape = f"{type(blocks[layer]).__name__} {self.family.dim(blocks[layer])} wide"
-        queries, keys = settings.kept_at(layer)
-        way = f"queries {queries:.6g} keys {keys:.6g} {settings.completion} " + (
-            "reuses" if follows else f"{settings.score} 1/{settings.sample_every}"
-        )
-        names = {"dense": f"{shape}: dense", "sparse": f"{shape}: {way}"}
-        if not set(names.values()) <= self.table.ms.keys():
-            with fused(self.model):
-                calls = self._calls(layer, settings, follows)
-                self.table.of({names[arm]: call for arm, call in calls.items()}, self.picture.device)
-        return {arm: self.table.ms[key] for arm, key in names.items()}
-
-    def _calls(self, layer: int, settings: SVE, follows: bool) -> dict[str, Callable[[], Any]]:
-        """The block on what it is really given, dense and sparse, alone or after a leader."""
-        blocks, seen = self.family.blocks(self.model), []
-        handle = blocks[layer].register_forward_pre_hook(
-            lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
-        )
-        try:
-            with torch.no_grad():
-                self.family.features(self.model, self.picture)
-        finally:
-            handle.remove()
-        (args, host), attn = seen[0], self.family.parts.attention
-        sparse = copy.deepcopy(blocks[layer])
-        queries, keys = settings.kept_at(layer)
-        pair = (layer - 1, layer)  # a leader, and this block as if it came after it
-        config = settings.model_copy(
-            update={"keep": keys, "keep_queries": queries, "min_tokens": 0, "layers": pair,
-                    "groups": (pair,) if follows else ()}
-        )  # fmt: skip
-        shared = Pattern() if follows else None
-        site = Site(
-            self.family, self.family.prefix_tokens(self.model), config, layer, len(blocks),
-            argument_names(attn(sparse)), shared,
-        )  # fmt: skip
-        if asks_projection(config):
-            site.projection = self.family.projection(self.model, layer)
-        change(attn(sparse), SparseAttention, site, self._tensors(layer, settings))
-        if shared is not None:
-            b = len(self.picture)
-            n = args[0][..., 0].numel() // b
-            count = max(attn(sparse).counts(n))
-            shared.give(((torch.arange(count, device=args[0].device).expand(b, count), n),))
-        return {
-            "dense": lambda: blocks[layer](*args, **host),
-            "sparse": lambda: sparse(*args, **host),
+    def by_blocks(self, methods: Sequence[Settings]) -> float:
+        """The dense model, with blocks exchanged."""
+        total = self.whole(WHOLE, ())
+        ways = {
+            layer: f"{self.shape(layer)}: {way}"
+            for layer in range(len(self.family.blocks(self.model)))
+            if (way := self.way(methods, layer))
         }
+        dense = {layer: f"{self.shape(layer)}: dense" for layer in ways}
+        new = {key: layer for layer, key in ways.items() if key not in self.table.ms}
+        if new:
+            self.measure(methods, new, {key: dense[layer] for key, layer in new.items()})
+        return total + sum(self.table.ms[ways[n]] - self.table.ms[dense[n]] for n in ways)
 
-    def _tensors(self, layer: int, settings: SVE) -> dict[str, Tensor]:
-        """Stand-ins of the right shape for what a plan brings to `layer`."""
-        dim = self.family.dim(self.family.blocks(self.model)[layer])
-        shapes = SCORES[settings.score].tensors(dim)
-        if settings.completion == "map":
-            shapes = shapes | {"map": (dim + 1, dim)}
-        return {name: self.picture.new_zeros(shape) for name, shape in shapes.items()}
+    def measure(
+        self, methods: Sequence[Settings], new: Mapping[str, int], beside: dict[str, str]
+    ) -> None:
+        """Time a block for each new key, beside dense ones of their shapes."""
+        changed = self.changed(methods)
+        shapes = {beside[key]: layer for key, layer in new.items() if beside[key] not in self.dense}
+        with evaluating(self.model), evaluating(changed), fused(self.model, changed):
+            if shapes:
+                self.dense |= self.calls(self.model, shapes)
+            calls = {key: self.dense[key] for key in beside.values()} | self.calls(changed, new)
+            self.table.measure(calls, self.picture.device, beside)
+
+    def calls(self, model: nn.Module, layers: Mapping[str, int]) -> Calls:
+        """By key, the block of that layer on what it is really given."""
+        blocks, seen = self.family.blocks(model), dict[int, Call]()
+        with watching(blocks, layers.values(), seen.__setitem__):
+            self.family.features(model, self.picture)
+        return {key: partial(blocks[n], *seen[n][0], **seen[n][1]) for key, n in layers.items()}
+
+    def changed(self, methods: Sequence[Settings]) -> nn.Module:
+        """A copy of the model with them, and zeros for maps that they need: the time is the same."""
+        plan = with_layers(self.plan.with_(methods=methods), self.model, self.family).at_any_size()
+        shapes = named_shapes(plan, self.model, self.family)
+        return apply(copy.deepcopy(self.model), blank(plan, shapes))
+
+    @cached_property
+    def tokens(self) -> dict[int, int]:
+        """How many each block of the dense model is given."""
+        blocks, found = self.family.blocks(self.model), dict[int, int]()
+
+        def count(layer: int, call: Call) -> None:
+            args, kwargs = call
+            found[layer] = next(iter((*args, *kwargs.values())))[..., 0].numel()
+
+        with evaluating(self.model), watching(blocks, range(len(blocks)), count):
+            self.family.features(self.model, self.picture)
+        return found
+
+    def shape(self, layer: int) -> str:
+        """What blocks that take equally long have in common."""
+        block = self.family.blocks(self.model)[layer]
+        kind = getattr(type(block), "HOST", type(block)).__name__
+        return f"{kind} {self.family.dim(block)} wide, {self.tokens[layer]} tokens"
+
+    def way(self, methods: Iterable[Settings], layer: int) -> str:
+        """How a block runs, in words; none if it is as it was."""
+        words = []
+        for config in methods:
+            if isinstance(config, SVE) and layer in config.named_layers:
+                words.append(attending(config, layer))
+            elif isinstance(config, MLPRouting) and layer in config.changed_layers(()):
+                share = config.kept_at(layer)
+                words.append(f"mlp {share:.6g} by {config.score}, {config.completion}")
+            elif isinstance(config, EarlyExit) and layer > config.exits[0]:
+                words.append(self.leaving(config, layer))
+        return "; ".join(words)
+
+    def leaving(self, config: EarlyExit, layer: int) -> str:
+        """How many tokens go on, who ranks them, and how many are completed here."""
+        n, prefix = self.tokens[layer], self.family.prefix_tokens(self.model)
+        depth = len(self.family.blocks(self.model))
+
+        def there(after: int) -> int:
+            return kept_count(n, config.kept_after(after), prefix)
+
+        text = f"{there(layer - 1)} go on"
+        if layer - 1 in config.exits:
+            more = f" 1/{config.sample_every}, back {config.recover}"
+            text += f" of {there(layer - 2)} by {config.score}{more}"
+        done = [
+            there(exit_ - 1) - there(exit_)
+            for exit_ in config.exits
+            if exit_ < layer and layer in config.taps_of(exit_, depth)
+        ]
+        return text + f", {' + '.join(map(str, done))} completed" * bool(done)
+
+
+def attending(config: SVE, layer: int) -> str:
+    """What sparse attention does in a layer."""
+    queries, keys = config.kept_at(layer)
+    ranks = f"{config.score} 1/{config.sample_every}"
+    way = "reuses" if layer in config.followers() else ranks
+    return f"queries {queries:.6g} keys {keys:.6g} {config.completion} {way}"
+
+
+@contextmanager
+def watching(blocks: Any, layers: Iterable[int], see: Callable[[int, Call], Any]) -> Iterator[None]:
+    """While in here, `see` is told what each of the blocks is called with."""
+
+    def hook_for(layer: int) -> Callable[..., None]:
+        def hook(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            see(layer, (args, kwargs))
+
+        return hook
+
+    handles = [
+        blocks[layer].register_forward_pre_hook(hook_for(layer), with_kwargs=True) for layer in layers
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

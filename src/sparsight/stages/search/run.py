@@ -2,60 +2,39 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from sparsight.arguments import checked
-from sparsight.attach import applied, as_plan, family_in
+from sparsight.attach import applied, as_plan
 from sparsight.data import Count
-from sparsight.errors import ImagesError, PlanError
+from sparsight.errors import ImagesError, PlanError, SparsightError
 from sparsight.families import encoder_in
-from sparsight.files import check_writable
-from sparsight.fit import resolve
+from sparsight.files import check_writable, write_json
 from sparsight.identity import identity
-from sparsight.images import Images, Reader, named
-from sparsight.methods import SPOT, SVE, EarlyExit, Settings, SparseViT, tensor_name
+from sparsight.images import Held
+from sparsight.methods import Settings, method_named
 from sparsight.plan import Plan
 from sparsight.run import save_plan
 from sparsight.stages import timing
 from sparsight.stages.bench import Bench, bench_of
-from sparsight.stages.calibrate import analyze
 from sparsight.stages.compare import Judge, by_features
-from sparsight.stages.complete import complete
+from sparsight.stages.complete import COMPLETION_FILE, complete
 from sparsight.stages.measure import name
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
-from sparsight.stages.search.space import Space, sve_space
-from sparsight.stages.search.tokens import ExitSpace, SPOTSpace
-from sparsight.stages.search.trials import Search, run_trials
-from sparsight.stages.search.windows import window_space
-from sparsight.stages.select import Damage
+from sparsight.stages.search.parts import best_methods, fitting, space_of
+from sparsight.stages.search.proxy import MOST, Half, Proxy
+from sparsight.stages.search.space import Methods
+from sparsight.stages.search.trials import Search, Trial, run_trials
 
-SEARCH_IMAGES, REPEATS = 4, 7
+REPEATS = 7
 TABLE_FILE = "latency.json"
-
-
-@dataclass(frozen=True)
-class Part:
-    """Every second picture, so that what is searched on is not what is reported on."""
-
-    images: Images
-    first: int
-
-    def __len__(self) -> int:
-        return (len(self.images) - self.first + 1) // 2
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[self.first + 2 * index]
-
-    def name_of(self, index: int) -> str:
-        """What the set calls it."""
-        return named(self.images, self.first + 2 * index)
 
 
 @checked
@@ -64,7 +43,7 @@ def search(
     images: Any,
     budget: Budget,
     out: Path,
-    method: Settings | None = None,
+    method: Settings | Sequence[Settings] | None = None,
     settings: Search | None = None,
     start: Plan | None = None,
     latency_table: Path | None = None,
@@ -73,12 +52,16 @@ def search(
     module: str | None = None,
     judge: tuple[str, Judge] | None = None,
 ) -> Plan:
-    """Find the settings of `method` that meet `budget`; the model itself is left as it was.
+    """Find the settings that meet `budget`; the model itself is left as it was.
 
     `images`         pictures in any form that `optimize` takes
+    `method`         settings of a method, or of several in a list, whose settings are searched; layers
+                     that they name are all that may be changed.  None: those of `start`, or sparse
+                     attention and then tokens that leave, completed, where the model allows it
     `start`          a plan of this model whose weights every candidate uses, such as a distilled one
     `latency_table`  file of measured parts; in `out` unless given
-    `judge`          name and function of the reported quality, other than the cosine to dense features
+    `judge`          name and function of the reported quality, on pictures of its own; None: the cosine
+                     to the dense features, on every second picture, which the search then does not see
 
     Writes the front into `out` (each point is a run), and the chosen plan as the run `out` itself.
     Raises SparsightError, with the front saved, if the budget cannot be met.
@@ -86,40 +69,84 @@ def search(
     model = encoder_in(model, module)
     if applied(model):
         raise PlanError("a search starts from the dense model: call sparsight.restore(model) first")
-    images = pictures_for(model, images, SEARCH_IMAGES + max_images)
-    if len(images) < 2:
+    images = pictures_for(model, images, 2 * max_images)
+    if len(images) < 2 and judge is None:
         raise ImagesError("a search needs two images at least: one to search on, one to report on")
-    check_writable(out)
     settings = settings or Search()
-    searched, reported = Part(images, 0), Part(images, 1)
-    family, plan = family_in(model), start or as_plan(method or SVE())
-    if len(plan.methods) > 1:
-        raise PlanError(f"a search is over the settings of one method, and the plan has {plan.name}")
-    plan = plan.with_(
-        model=identity(model, family), source=source, versions=timing.versions(), layers=(), reasons=()
-    )
-    picture = _picture(model, images)
-    plan = plan.with_(resolution=(picture.shape[2], picture.shape[3]), recipe={})
-    count = min(SEARCH_IMAGES, len(searched))
-    damage, bench = Damage(model, searched, count), bench_of(model, searched, count)
-    space = space_of(bench, plan, damage)
+    searched = Held(images if judge else Half(images, 0))
+    bench = bench_of(model, searched, max_images)
+    bench.results = {}
+    plan = _drafted(bench, method, start, source)
+    check_writable(out)
+    picture = bench.first()
+    plan = plan.with_(resolution=(picture.shape[2], picture.shape[3]))
+    proxy = Proxy(bench, plan)
+    space = space_of(bench_of(model, searched, MOST), plan, proxy.damages[0], picture)
     latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
-    recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), list(space.genes)]
+    recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), _plain(space.genes)]
     trials = run_trials(
-        space, settings, latency,
-        lambda chosen: 0.0 if chosen is None else damage(fitted(plan, chosen, bench)),
-        out, hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16],
+        space, settings, latency, proxy.steps, out,
+        hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16],
         within=_within(budget, latency) if settings.preset == "evolution" else lambda _: True,
     )  # fmt: skip
-    points = fronts.finalists([t for t in fronts.pareto(trials) if t.key != "dense"])
-    plans = [fitted(plan, fronts.settings_of(point, plan), bench) for point in points]
-    quality_name, judged = judge or ("cosine to the dense features", by_features(reported, max_images))
+    points = fronts.finalists(fronts.pareto(trials))
+    if not points:
+        why = proxy.refused or "none is within the limits, or the features are not finite"
+        raise SparsightError(f"none of {len(trials)} settings could be judged: {why}")
+    folders = fronts.cleared(out, len(points))
+    plans = refitted(bench, plan, [space.settings(point.values) for point in points], folders)
+    quality_name, judged = judge or (
+        "cosine to the dense features", by_features(Half(images, 1), max_images)
+    )  # fmt: skip
     rows = fronts.run_front(model, picture, plans, points, REPEATS, judged)
-    fronts.save_front(out, plans, _result(model, picture, quality_name, settings, trials, rows))
+    protocol = _protocol(bench, picture, quality_name, settings)
+    shown = [trial.model_dump(mode="json", exclude={"values"}) for trial in trials]
+    write_json(out / fronts.FRONT_FILE, {"protocol": protocol, "rows": rows, "trials": shown})
+    for folder in folders:
+        (folder / COMPLETION_FILE).unlink(missing_ok=True)
+    return _chosen(budget, out, plans, rows, trials, quality_name, settings, len(images), module)
+
+
+def _drafted(
+    bench: Bench, method: Settings | Sequence[Settings] | None, start: Plan | None, source: str | None
+) -> Plan:
+    """The plan whose settings are searched; PlanError now if its methods do not suit the model."""
+    if method is None and start is None:
+        found = best_methods(bench.model, bench.family)
+        method = [method_named(one).config().completed() for one in found]
+    plan = start or as_plan(method or ())
+    if method is not None:
+        plan = plan.with_(methods=as_plan(method).methods)
+    made = identity(bench.model, bench.family)
+    return fitting(bench, plan).with_(
+        model=made, source=source, versions=timing.versions(), layers=(), reasons=(), recipe={}
+    )
+
+
+def refitted(bench: Bench, plan: Plan, chosen: Sequence[Methods], folders: Sequence[Path]) -> list[Plan]:
+    """Every choice as a run in its folder, with what completes it fitted on all pictures.
+
+    What an interrupted search has fitted is taken from there.
+    """
+    plans = []
+    for methods, folder in zip(chosen, folders, strict=True):
+        bench.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        plans.append(complete(bench, plan.with_(methods=methods)))
+        save_plan(plans[-1], folder)
+    return plans
+
+
+def _chosen(
+    budget: Budget, out: Path, plans: Sequence[Plan], rows: Sequence[dict[str, Any]],
+    trials: Sequence[Trial], quality_name: str, settings: Search, images: int, module: str | None,
+) -> Plan:  # fmt: skip
+    """The point of the front that the budget chooses, saved as the run itself."""
     place = budget.choose(rows)
     lost = 100 * rows[place]["quality_lost"]
     chosen = plans[place].with_(
-        recipe={"search": settings.model_dump(mode="json"), "images": len(images)}
+        recipe=plans[place].recipe
+        | {"search": settings.model_dump(mode="json"), "images": images}
         | ({"module": module} if module else {}),
         reasons=(
             f"chosen from {len(trials)} trials, point {place:02d} of the front: "
@@ -130,62 +157,28 @@ def search(
     return chosen
 
 
-def fitted(plan: Plan, chosen: Settings, bench: Bench) -> Plan:
-    """`plan` with other settings of its method, and with what completes them fitted anew."""
-    return complete(bench, plan.changed(chosen))
-
-
-def space_of(bench: Bench, plan: Plan, damage: Damage) -> Space:
-    """What may be chosen for the plan's method."""
-    model, family = bench.model, bench.family
-    if plan.find(SVE) is None:  # refused before any work if it does not fit
-        named = resolve(complete(bench, plan), model, family)
-        if windows := named.find(SparseViT):
-            return window_space(model, windows, _picture(model, bench.images))
-        if spot := named.find(SPOT):
-            return SPOTSpace(spot)
-        if leaving := named.find(EarlyExit):
-            wanted = {"min_tokens": 0, "bound": None}
-            return ExitSpace(leaving.model_copy(update=wanted), len(family.blocks(model)))
-        raise PlanError(f"there is no search for {plan.name}: use SVE, EarlyExit, SPOT or SparseViT")
-    base = plan.sve.model_copy(update={"min_tokens": 0, "groups": ()})
-    layers = family.global_layers(model)
-    if base.score == "linear":  # only layers with a projector can rank by one
-        layers = tuple(n for n in layers if tensor_name("sve", n, "projector") in plan.weights)
-    alone = base.model_copy(update={"keep": 1 / 8, "completion": "none"})
-    single = [alone.model_copy(update={"layers": (n,)}) for n in layers]
-    damages = {n: damage(plan.changed(one)) for n, one in zip(layers, single, strict=True)}
-    return sve_space(base, damages, analyze(model, bench.images, bench.max_images))
-
-
-def _picture(model: nn.Module, images: Images) -> Tensor:
-    """The picture that is timed, as a batch of one."""
-    like = next(model.parameters())
-    return Reader(images).read(0)[None].to(like.device, like.dtype)
-
-
-def _within(budget: Budget, latency: Latency) -> Any:
+def _within(budget: Budget, latency: Latency) -> Callable[[float], bool]:
     """Whether a predicted latency meets the budget; SparseViT resamples those that do not."""
-    dense = latency(None)
-    if budget.speedup is not None:
-        return lambda ms: dense / ms >= budget.speedup
-    if budget.latency_ms is not None:
-        return lambda ms: ms <= budget.latency_ms
+    dense, speedup, most = latency(()), budget.speedup, budget.latency_ms
+    if speedup is not None:
+        return lambda ms: dense / ms >= speedup
+    if most is not None:
+        return lambda ms: ms <= most
     return lambda _: True
 
 
-def _result(
-    model: nn.Module, picture: Tensor, quality_name: str, settings: Search, trials: Any, rows: Any
-) -> dict[str, Any]:
-    """What front.json says."""
-    first = next(model.parameters())
-    return {
-        "protocol": timing.protocol(
-            first.device, first.dtype, resolution=name((picture.shape[2], picture.shape[3])), batch=1,
-            repeats=REPEATS, quality_name=quality_name, search=settings.model_dump(mode="json"),
-            predicted="latency from the table of measured blocks; error, weighted by salience, on the "
-            "search split; quality on the report split",
-        ),
-        "rows": rows,
-        "trials": [trial.model_dump(mode="json", exclude={"values"}) for trial in trials],
-    }  # fmt: skip
+def _plain(genes: Any) -> dict[str, list[str]]:
+    """Genes and their alleles, as text."""
+    return {gene: [repr(allele) for allele in alleles] for gene, alleles in genes.items()}
+
+
+def _protocol(bench: Bench, picture: Tensor, quality_name: str, settings: Search) -> dict[str, Any]:
+    """Under what the figures of the front were made."""
+    used, _ = bench.counted()
+    return timing.protocol(
+        picture.device, picture.dtype, resolution=name((picture.shape[2], picture.shape[3])), batch=1,
+        repeats=REPEATS, quality_name=quality_name, search=settings.model_dump(mode="json"),
+        completed_on=used,
+        predicted="latency from the table of measured blocks; error, weighted by salience, on a few "
+        "pictures of the search; quality on others",
+    )  # fmt: skip

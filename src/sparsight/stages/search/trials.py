@@ -1,14 +1,16 @@
 """The trials of a search: two objectives, latency and error, by NSGA-II or by SparseViT's evolution.
 
-optuna's journal keeps every trial on disk as it ends, so a killed search goes on where it stopped.  The
-sampler is seeded anew for every trial, from the seed and the trial's number: the same seed and latency
-table give the same trials, whether or not the search was interrupted.
+The error is measured in steps, on few pictures first.  Who is beaten there by a margin is dropped, and
+its error counts as it is: it is not on the front either way.  optuna's journal keeps every trial on
+disk as it ends, so a killed search goes on where it stopped.  The sampler is seeded anew for every
+trial, from the seed and its number: the same seed and latency table give the same trials, whether or not
+the search was interrupted.
 """
 
 import json
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,12 +18,13 @@ from pydantic import Field
 
 from sparsight.data import Count, Data, Seed
 from sparsight.errors import SparsightError
-from sparsight.methods import Settings
+from sparsight.extras import extra
 from sparsight.stages.progress import track
-from sparsight.stages.search.space import INFEASIBLE, Space
+from sparsight.stages.search.space import DENSE, INFEASIBLE, Methods, Space, key_of
 
 JOURNAL = "search.journal"
 DUPLICATES = 20  # so many choices in a row that were known end the search: there is nothing new
+MARGIN = 0.1  # of the error: so much better on the same pictures, and as fast, is better on more of them
 
 
 class Search(Data):
@@ -36,27 +39,34 @@ class Search(Data):
 
 
 class Trial(Data):
-    """One setting that was tried; `settings` is None for the dense model."""
+    """Settings that were tried."""
 
     key: str
     latency_ms: float
-    error: float
+    errors: tuple[float, ...]  # on few pictures first, as far as it went
+    whole: bool = True  # whether it went all the way
     values: dict[str, int]
+
+    @property
+    def error(self) -> float:
+        """On the most pictures it was tried on."""
+        return self.errors[-1]
 
 
 def run_trials(
     space: Space,
     settings: Search,
-    latency_of: Callable[[Settings | None], float],
-    error_of: Callable[[Settings | None], float],
+    latency_of: Callable[[Methods], float],
+    errors: Sequence[Callable[[Methods], float]],
     folder: Path | None,
     recipe: str,
     within: Callable[[float], bool] = lambda latency_ms: True,
 ) -> list[Trial]:
     """Try `settings.trials` different settings of `space`; returns them in the order of trial.
 
-    `recipe` names the search in the journal in `folder`: another recipe there is refused.  Settings
-    whose latency is not `within` the limits are tried without their error being measured.
+    `errors` measure on more and more pictures.  `recipe` names the search in the journal in `folder`:
+    another recipe there is refused.  Settings whose latency is not `within` the limits are tried without
+    their error being measured.
     """
     study = _study(folder, recipe, settings)
     known: dict[str, Trial] = {}
@@ -68,10 +78,19 @@ def run_trials(
         while again < DUPLICATES:
             asked, values = _ask(study, space, settings)
             chosen = space.settings(values)
-            key = "dense" if chosen is None else chosen.model_dump_json()
+            key = key_of(chosen)
             new = key not in known
             if new:
-                known[key] = _tried(key, chosen, values, latency_of, error_of, within)
+                latency_ms = latency_of(chosen)
+                found: tuple[float, ...] = (INFEASIBLE,)
+                whole = True
+                if key == DENSE:
+                    found = (0.0,) * len(errors)
+                elif within(latency_ms):
+                    found, whole = _tried(chosen, latency_ms, errors, known.values())
+                known[key] = Trial(
+                    key=key, latency_ms=latency_ms, errors=found, whole=whole, values=values
+                )
             trial = known[key]
             asked.set_user_attr("trial", trial.model_dump(mode="json"))
             study.tell(asked, [trial.latency_ms, trial.error])
@@ -82,19 +101,23 @@ def run_trials(
 
 
 def _tried(
-    key: str, chosen: Settings | None, values: dict[str, int],
-    latency_of: Callable[[Settings | None], float], error_of: Callable[[Settings | None], float],
-    within: Callable[[float], bool],
-) -> Trial:  # fmt: skip
-    """One new trial; its error is as bad as can be where its latency is not within the limits."""
-    latency_ms = latency_of(chosen)
-    error = error_of(chosen) if within(latency_ms) else INFEASIBLE
-    return Trial(key=key, latency_ms=latency_ms, error=error, values=values)
+    chosen: Methods, latency_ms: float, errors: Sequence[Callable[[Methods], float]],
+    known: Iterable[Trial],
+) -> tuple[tuple[float, ...], bool]:  # fmt: skip
+    """The errors of new settings, and whether none of the others dropped them on the way."""
+    found: list[float] = []
+    for step, error_of in enumerate(errors):
+        found.append(error_of(chosen))
+        if step + 1 == len(errors) or found[step] >= INFEASIBLE:  # more pictures may do
+            continue
+        rivals = [t for t in known if len(t.errors) > step and t.latency_ms <= latency_ms]
+        if any(rival.errors[step] * (1 + MARGIN) < found[step] for rival in rivals):
+            return tuple(found), False
+    return tuple(found), True
 
 
 def _ask(study: Any, space: Space, settings: Search) -> tuple[Any, dict[str, int]]:
     """The next choice: a start, or from a sampler whose chance depends on the trial's number alone."""
-    import optuna
     from optuna.trial import TrialState
 
     number, starts = len(completed(study)), space.starts()
@@ -102,7 +125,9 @@ def _ask(study: Any, space: Space, settings: Search) -> tuple[Any, dict[str, int
         study.enqueue_trial(starts[number])
     seed = settings.seed * 1_000_003 + number
     if settings.preset == "nsga2":
-        study.sampler = optuna.samplers.NSGAIISampler(population_size=settings.population, seed=seed)
+        from sparsight.stages.search.nsga2 import SteadySampler
+
+        study.sampler = SteadySampler(settings.population, seed)
     else:
         from sparsight.stages.search.evolution import EvolutionSampler
 
@@ -141,7 +166,7 @@ def cut_damaged_end(journal: Path) -> None:
 
 def _study(folder: Path | None, recipe: str, settings: Search) -> Any:
     """A new study, or the one in the folder's journal."""
-    import optuna
+    optuna = extra("optuna")
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 

@@ -22,7 +22,7 @@ SPARSITIES = tuple(tenth / 10 for tenth in range(9))
 
 
 @dataclass(frozen=True)
-class WindowSpace:
+class WindowPart:
     """One gene for each unit."""
 
     base: SparseViT  # what is not searched
@@ -74,7 +74,7 @@ class WindowSpace:
         return sorted(s for drop, s in by_drop.items() if drop < count)
 
 
-def window_space(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowSpace:
+def window_part(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowPart:
     """For pictures of the size of `picture`, (1, 3, height, width)."""
     family = family_in(model)
     windows, blocks = family.windows, family.blocks(model)
@@ -95,7 +95,7 @@ def window_space(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowSp
     finally:
         for handle in handles:
             handle.remove()
-    return WindowSpace(base, tuple(map(len, stages)), tuple(counts))
+    return WindowPart(base, tuple(map(len, stages)), tuple(counts))
 
 
 def _nearest(alleles: Sequence[float], wanted: float) -> int:
