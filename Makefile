@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench paper dist setup clean
+.PHONY: demo test check site bench paper dist setup clean
 
 demo: setup
 	$(BIN)/sparsight demo --out runs/demo
@@ -20,6 +20,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python benchmarks/render.py --check
+
+# All of docs/ with search, from the disk: open site/index.html.  (The variable: no advertisement in the log.)
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
@@ -47,4 +51,4 @@ $(READY): pyproject.toml constraints.txt tools/sitecustomize.py
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,6 +4,7 @@ from typing import Any
 
 from markdown import MOVED, NONE, TOOK, moved, number, rows, setting, share, span, took
 
+SHORT = ("dense", "sve-completed", "early-exit-last-value", "early-exit", "sve + early-exit")
 MIOU = ["mIoU", "against dense, 95 %"]
 
 
@@ -28,6 +29,23 @@ def quality(result: dict[str, Any], *more: str) -> str:
 def demo(result: dict[str, Any]) -> str:
     p = result["protocol"]
     return quality(result, p["resolution"], f"{p['scenes']} held-out scenes")
+
+
+def short(result: dict[str, Any]) -> str:
+    """The rows of the demo that a first reader needs, without what only an expert reads."""
+    lines = [
+        [
+            f"`{row['name']}`",
+            row["setting"] or NONE,
+            *took(row)[:2],
+            f"{row['miou']:.3f}",
+            span(row, "+.3f"),
+        ]
+        for row in result["rows"]
+        if row["name"] in SHORT
+    ]
+    header = ["", "setting", *TOOK[:2], *MIOU]
+    return setting(result["protocol"]) + "\n\n" + rows(header, lines, words=2)
 
 
 def best(result: dict[str, Any]) -> str:

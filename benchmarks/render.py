@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import choice_tables
 import coverage_tables as coverage
 import encode_tables as encode
 import method_tables
@@ -32,6 +33,7 @@ ENCODER = "../../src/sparsight/demo/weights/encoder.json"
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "best": ("demo-cpu.json", quality.best),
     "demo": ("demo-cpu.json", quality.demo),
+    "demo-short": ("demo-cpu.json", quality.short),
     "demo-analysis": ("analysis-demo.json", other.recall),
     "completion": ("completion-cpu.json", quality.completion),
     "by-resolution": ("completion-cpu.json", quality.by_resolution),
@@ -88,9 +90,10 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
 }
 
 
-# From the package itself
+# From the package itself, or from several results
 REGISTRIES: dict[str, Callable[[], str]] = {
     "families": other.families, "methods": method_tables.methods, "score-registry": method_tables.scores,
+    "choices": choice_tables.choices,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/speed.md and of the README's speed section."""
+"""The tables of docs/speed.md and of the speed sections of docs/results.md."""
 
 import math
 from typing import Any

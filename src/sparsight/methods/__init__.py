@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from sparsight.families import Family
+    from sparsight.inplace import Change
 
 __all__ = [
     "METHODS",
@@ -78,7 +79,7 @@ class Method:
     name: str
     config: type[Settings]
     changes: Literal["attention", "mlp", "block", "pictures"]  # which modules; pictures: none
-    kind: str = ""  # "module:class", the change of such a module; loaded when used
+    kind: "str | type[Change]" = ""  # the change of such a module; "module:class" is loaded when used
     # (config, model, family) -> by layer, the tensors a plan brings beside the model's weights
     tensors: Callable[[Any, "nn.Module", "Family"], Shapes] = tensors.none
     untrained: str = ""  # what to do if the plan has none of them
@@ -96,6 +97,8 @@ class Method:
     @property
     def change(self) -> Any:
         """The class of the change."""
+        if not isinstance(self.kind, str):
+            return self.kind
         module, _, name = self.kind.partition(":")
         return getattr(import_module(f"sparsight.methods.{module}"), name)
 
