@@ -253,7 +253,7 @@ def test_skipped_windows_fit_what_the_block_adds_to_their_tokens(name):
     block = blocks[0]
     ((x, host),) = given_to(model, images, [block])
     found, _ = fitted(block, x, host)
-    sparse = block(x, **host) if name == "timm_swin" else block(x, **host)[0]
+    sparse = block(x, **host) if name.startswith("timm") else block(x, **host)[0]
     # Who was skipped has x + [n, 1] W of the plan's made-up map; all others are the dense block's.
     rows, one, other = (t.flatten(1, -2) for t in (x, sparse, dense[0]))
     normal = layer_norm(rows, rows.shape[2:])

@@ -484,9 +484,9 @@ def test_a_search_chooses_sparsities_by_stage_and_pair(tmp_path):
 
 
 def test_the_genes_of_a_search_are_numbers_of_windows_that_can_be_dropped():
-    from sparsight.stages.search.windows import WindowSpace, window_space
+    from sparsight.stages.search.windows import WindowPart, window_part
 
-    space = WindowSpace(sparsight.SparseViT(), (1, 1, 3), (30, 1, 4))
+    space = WindowPart(sparsight.SparseViT(), (1, 1, 3), (30, 1, 4))
     genes = space.genes
     assert len(genes["stage.1.unit.1"]) == 9
     assert genes["stage.2.unit.1"] == [0.0]  # a single window stays
@@ -499,7 +499,7 @@ def test_the_genes_of_a_search_are_numbers_of_windows_that_can_be_dropped():
     assert len({space.settings(start) for start in space.starts()}) == 6
     for make, counts in ((make_timm_swin, (24, 6)), (make_hf_swin, (30, 9))):
         model = make()
-        assert window_space(model, sparsight.SparseViT(), pictures(model, 1)).counts == counts
+        assert window_part(model, sparsight.SparseViT(), pictures(model, 1)).counts == counts
 
 
 def test_sparsities_are_drawn_by_the_step_and_rise_in_every_stage_that_drops():

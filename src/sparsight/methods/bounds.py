@@ -5,11 +5,12 @@ are met.
 """
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from jaxtyping import Float
 from pydantic import Field
-from torch import Tensor
+
+if TYPE_CHECKING:  # settings import this
+    from torch import Tensor
 
 # The root mean square error predicted of a map, relative to what it is compared with; "calibrated" is
 # the one under which, over the calibration pictures, as much stays as without a bound.
@@ -19,8 +20,10 @@ TOKENS_A_STEP = 128
 STEPS = 16  # of all windows
 
 
-def needed(errors: Float[Tensor, "b n"], bound: float | Tensor, step: int, more: int = 0) -> int:
-    """How many of n stay: those at or above the bound, one more, and `more` that always do."""
+def needed(errors: "Tensor", bound: "float | Tensor", step: int, more: int = 0) -> int:
+    """How many of n stay, of `errors` (b, n): those at or above the bound, one more, and `more` that do
+    in any case.
+    """
     wanted = int((errors >= bound).sum(1).max().item())
     return min(errors.shape[1] + more, math.ceil((wanted + more + 1) / step) * step)
 
