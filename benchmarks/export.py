@@ -2,10 +2,9 @@
 
 `python benchmarks/export.py` writes benchmarks/results/export-cpu.json.  It needs 'sparsight[onnx]' and
 'sparsight[openvino]'; an engine that is not installed is a hole.  Files are exported once, into
-runs/export, compared with PyTorch, and timed from there; `--only-export` stops before the timing.
+runs/export, compared with PyTorch, and timed from there.
 """
 
-import argparse
 import copy
 import json
 
@@ -72,14 +71,9 @@ def worst(report):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only-export", action="store_true")
-    given = parser.parse_args()
     model = encoder.load()
     found = plans(model)
     files, holes, parity = exported(model, found)
-    if given.only_export:
-        raise SystemExit
     picture = measuring_pictures(SIZE)[0][None]
     models = {"dense": model} | {
         row: sparsight.apply(copy.deepcopy(model), plan) for row, plan in found.items()

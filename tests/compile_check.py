@@ -99,6 +99,7 @@ OTHER_PLANS = {
     "combined": combined,
     "scored": scored,
     "pruned": pruned,
+    "tome": lambda model: plan_of(model, sparsight.ToMe(merge=0.1, min_tokens=0)),
     "windows": pattern("windows"),
     "stripes": pattern("stripes"),
     "peaks": lambda model: plan_of(
@@ -107,7 +108,7 @@ OTHER_PLANS = {
     "bypass": lambda model: plan_of(model, sparsight.Bypass(layers=(1, 3), keep=1 / 3, min_tokens=0)),
 }
 OF_OTHERS = {
-    "dinov3": ["spot", "combined", "scored", "pruned", "windows", "peaks"],
+    "dinov3": ["spot", "combined", "scored", "pruned", "tome", "windows", "peaks"],
     "siglip": ["combined", "stripes"],
     "hf_dinov3": ["combined", "bypass"],
 }

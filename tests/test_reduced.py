@@ -1,7 +1,5 @@
 """Methods that go on with fewer tokens, ToMe and pruning by class attention, against references."""
 
-import copy
-
 import pytest
 import torch
 from conftest import MODELS, blocks_of, make_images, make_model, run_features
@@ -203,17 +201,6 @@ def test_a_dropped_token_keeps_its_last_value_and_a_merged_one_its_group_s(metho
         assert torch.equal(last[gone], before[gone])
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_compiles_without_graph_breaks(method):
-    model = sparsight.apply(make_model("dinov2"), METHODS[method])
-    images = make_images(model)
-    wanted = features(model, images)
-    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        got = compiled.forward_features(images)
-    assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max()
-
-
 def test_what_does_not_fit_is_refused_with_the_reason():
     from conftest import make_timm_sam2
 
@@ -223,3 +210,6 @@ def test_what_does_not_fit_is_refused_with_the_reason():
         sparsight.apply(make_model("siglip"), TOPK)
     with pytest.raises(sparsight.PlanError, match="layer 9, but this model has layers 0 to 3"):
         sparsight.apply(make_model("augreg"), sparsight.ClsTopK(stages=(9,)))
+    for stages, words in ((), "stages is empty"), ((2, 1), "stages must rise"):
+        with pytest.raises(sparsight.ArgumentError, match=words):
+            sparsight.ClsTopK(stages=stages)

@@ -37,7 +37,7 @@ def written(encoder: Encoder, shapes: Shapes, form: Format, file: Path, opset: i
     more = {"opset": opset} if form.name == "onnx" else {}
     try:
         with _silence(), evaluating(encoder), fused(encoder.model):
-            names = tuple(encoder(**inputs))
+            names = tuple(encoder(**inputs))  # what a size decides (windows) is worked out in this pass
             program = form.program(encoder, inputs, shapes.dynamic(), **more)
             form.save(program, file, inputs)
     except (SparsightError, OSError):

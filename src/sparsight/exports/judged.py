@@ -23,12 +23,13 @@ SCENES = 16
 
 def judged_by_scenes(file: Path, model: nn.Module, plan: Plan) -> dict[str, Any]:
     """mIoU of the embedded encoder on scenes, each arm at the file's largest size."""
+    exported = open_exported(file)
     arms = {
         "dense": Arm(model), "pytorch": Arm(apply(copy.deepcopy(model), plan)),
-        "engine": Arm(stand_in(model, open_exported(file))),
+        "engine": Arm(stand_in(model, exported)),
     }  # fmt: skip
-    size = open_exported(file).manifest.shapes.largest
-    rows = evaluate_scenes(arms, SceneSamples(SceneSet(SCENES, size, EVALUATION_SEED)))
+    scenes = SceneSet(SCENES, exported.manifest.shapes.largest, EVALUATION_SEED)
+    rows = evaluate_scenes(arms, SceneSamples(scenes))
     score = {"metric": "mIoU"} | {arm: row["miou"] for arm, row in rows.items()}
     return {"task": "segmentation", "data": "scenes", "images": SCENES, "scores": [score]}
 

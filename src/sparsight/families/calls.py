@@ -44,12 +44,12 @@ class Caught(TorchFunctionMode):
     def __init__(self, run: Attends, module: "nn.Module") -> None:
         super().__init__()
         self.run = run  # the object, since compilers cannot keep a bound method
-        self.heads = heads_of(module)
+        self.module = module
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
         if func is scaled_dot_product_attention:
-            return with_heads(self.run.attend, self.heads, *args, **(kwargs or {}))
+            return with_heads(self.run.attend, self.module, *args, **(kwargs or {}))
         bias = caught_sum(func, args)
         return func(*args, **(kwargs or {})) if bias is None else bias
 
@@ -61,10 +61,10 @@ def heads_of(module: Host) -> int:
 
 
 def with_heads(
-    attend: Any, heads: int, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any
+    attend: Any, module: Host, q: Tensor, k: Tensor, v: Tensor, *more: Any, **named: Any
 ) -> Any:
     """`attend` with (b, heads, n, d), also where its host has made (b * heads, n, d) of them."""
-    if q.ndim != 3 or not heads or len(q) % heads:
+    if q.ndim != 3 or not (heads := heads_of(module)) or len(q) % heads:
         return attend(q, k, v, *more, **named)
     q, k, v = (x.unflatten(0, (-1, heads)) for x in (q, k, v))
     mask = more[0] if more else named.get("attn_mask")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from sparsight.families.calls import heads_of, sdpa_settings, with_heads, with_settings
+from sparsight.families.calls import sdpa_settings, with_heads, with_settings
 from sparsight.families.decomposed import caught_sum
 from sparsight.families.projection import holds, told_apart
 from sparsight.modes import evaluating
@@ -68,7 +68,7 @@ class _Hollow(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Anything else runs as it is."""
         if func is scaled_dot_product_attention:
-            return with_heads(self.attend, heads_of(self.running[-1][0]), *args, **(kwargs or {}))
+            return with_heads(self.attend, self.running[-1][0], *args, **(kwargs or {}))
         if (bias := caught_sum(func, args)) is not None:
             return bias
         if func is F.linear and len(args) > 1 and args[0].shape[-1] == args[1].shape[-1]:

@@ -52,8 +52,9 @@ class Settings(Data):
         return False
 
     def completed(self) -> Self:
-        """With what repairs most of what the published settings lose, fitted without training."""
-        return self
+        """With the map that repairs most of what the settings lose, where the method can have one."""
+        has_map = "completion" in type(self).model_fields
+        return self.model_copy(update={"completion": "map"}) if has_map else self
 
     def at_any_size(self) -> Self:
         """The same without a dense fallback, for adapting and judging the sparse path itself."""
@@ -74,6 +75,28 @@ def check_rising(layers: Layers, what: str) -> None:
     """ValueError unless `layers` rise and do not repeat."""
     if list(layers) != sorted(set(layers)):
         raise ValueError(f"{what} must rise and not repeat, not {list(layers)}")
+
+
+def check_named(layers: Layers | None, what: str) -> None:
+    """ValueError if layers are named (None: they are chosen) and are none, or do not rise."""
+    if layers is None:
+        return
+    if not layers:
+        raise ValueError(f"{what} is empty: name at least one layer, or leave it out")
+    check_rising(layers, what)
+
+
+def check_looked_at(stages: Layers | None) -> None:
+    """ValueError if tokens were to leave by an attention before the first layer."""
+    if stages and stages[0] == 0:
+        raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
+
+
+def resolved_layers(layers: Layers | None) -> Layers:
+    """`layers` as numbers; ValueError before they have been resolved against a model."""
+    if layers is None:
+        raise ValueError("the layers have not been resolved against a model")
+    return layers
 
 
 def check_layers(layers: Layers | str, **each: Fractions | None) -> None:

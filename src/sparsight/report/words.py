@@ -75,34 +75,34 @@ def _early_exit(name: str, config: dict[str, Any], depth: int | None) -> list[st
 
 
 def _spot(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
-    stages = config.get("stages")
-    where = f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
     return [
-        f"Before {where} tokens leave the network: a trained network chooses the "
+        f"Before {_stages(config)} tokens leave the network: a trained network chooses the "
         f"{percent(config['rho'])} of those left that stay; {_ended(config)}."
     ]
 
 
 def _pruning(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
-    stages = config.get("stages")
-    where = f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
     score = config.get("score", "class-attention")
     if score == "vtc-cls":
         score += f" over {config.get('history')} layers"
     return [
-        f"In {where} {percent(config['keep'])} of the tokens there go on, chosen by "
+        f"In {_stages(config)} {percent(config['keep'])} of the tokens there go on, chosen by "
         f"{score}{_recovered(config)}; {_ended(config)}."
     ]
 
 
 def _asvit(name: str, config: dict[str, Any], depth: int | None) -> list[str]:
-    stages = config.get("stages")
-    where = f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
     return [
-        f"Before {where} tokens below a threshold leave the network, as many as leave "
+        f"Before {_stages(config)} tokens below a threshold leave the network, as many as leave "
         f"{percent(config['budget'])} of the dense layers' operations in the mean over the pictures "
         f"it was calibrated on; {_ended(config)}."
     ]
+
+
+def _stages(config: dict[str, Any]) -> str:
+    """Where tokens leave."""
+    stages = config.get("stages")
+    return f"layer{'s' * (len(stages) > 1)} {spans(stages)}" if stages else "three of the layers"
 
 
 def _recovered(config: dict[str, Any]) -> str:

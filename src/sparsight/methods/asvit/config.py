@@ -10,9 +10,11 @@ from sparsight.methods.base import (
     Settings,
     check_available,
     check_everywhere,
-    check_rising,
+    check_looked_at,
+    check_named,
     listed,
     quarters,
+    resolved_layers,
 )
 
 
@@ -37,20 +39,14 @@ class ASViT(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.stages is not None:
-            if not self.stages:
-                raise ValueError("stages is empty: name at least one layer, or leave it out")
-            check_rising(self.stages, "stages")
-            if self.stages[0] == 0:
-                raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
+        check_named(self.stages, "stages")
+        check_looked_at(self.stages)
         return self
 
     @property
     def named_stages(self) -> Layers:
         """`stages` as numbers; only after they have been resolved against a model."""
-        if self.stages is None:
-            raise ValueError("the stages have not been resolved against a model")
-        return self.stages
+        return resolved_layers(self.stages)
 
     @property
     def first(self) -> int:
@@ -88,10 +84,6 @@ class ASViT(Settings):
         """Four and two thirds of the operations, as published and completed."""
         published = tuple(cls(budget=budget) for budget in (0.8, 0.65))
         return (*published, *(row.completed() for row in published))
-
-    def completed(self) -> Self:
-        """With a map in place of what is skipped."""
-        return self.model_copy(update={"completion": "map"})
 
     def label(self) -> str:
         """The budget, and which scores."""

@@ -12,11 +12,12 @@ from sparsight.methods.base import (
     at_layer,
     check_available,
     check_everywhere,
-    check_layers,
+    check_named,
     check_recover,
     fractions_text,
     layers_text,
     listed,
+    resolved_layers,
 )
 from sparsight.scores import ScoreName
 
@@ -46,7 +47,7 @@ class Bypass(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        check_layers("all" if self.layers is None else self.layers)
+        check_named(self.layers, "layers")
         if isinstance(self.keep, tuple) and len(self.keep) != len(self.layers or ()):
             raise ValueError(f"keep has {len(self.keep)} values for the layers {self.layers}")
         shares = self.keep if isinstance(self.keep, tuple) else (self.keep,)
@@ -58,9 +59,7 @@ class Bypass(Settings):
     @property
     def named_layers(self) -> Layers:
         """`layers` as numbers; only after they have been resolved against a model."""
-        if self.layers is None:
-            raise ValueError("the layers have not been resolved against a model")
-        return self.layers
+        return resolved_layers(self.layers)
 
     def resolved(self, available: Layers, depth: int) -> Self:
         """With `layers` as numbers."""
@@ -82,10 +81,6 @@ class Bypass(Settings):
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
         """Half and a quarter of the tokens; copied, then completed."""
         return (cls(completion="last"), cls(), cls(keep=1 / 4))
-
-    def completed(self) -> Self:
-        """With a map for those that bypass."""
-        return self.model_copy(update={"completion": "map"})
 
     def label(self) -> str:
         """Fraction, layers and score."""

@@ -11,8 +11,10 @@ from sparsight.methods.base import (
     Settings,
     check_available,
     check_everywhere,
+    check_named,
     check_recover,
     quarters,
+    resolved_layers,
 )
 from sparsight.scores import ScoreName
 
@@ -34,15 +36,14 @@ class ClsTopK(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        check_named(self.stages, "stages")
         check_recover(self.recover, (self.keep,))
         return self
 
     @property
     def named_stages(self) -> Layers:
         """`stages` as numbers; only after they have been resolved against a model."""
-        if self.stages is None:
-            raise ValueError("the stages have not been resolved against a model")
-        return self.stages
+        return resolved_layers(self.stages)
 
     def noting(self, stage: int) -> Layers:
         """The layers before `stage` whose class attention it asks for."""
@@ -54,7 +55,7 @@ class ClsTopK(Settings):
         check_everywhere(available, depth, "pruning by class attention")
         stages = self.stages or quarters(depth)
         check_available(stages, available, depth)
-        return self.model_copy(update={"stages": tuple(sorted(set(stages)))})
+        return self.model_copy(update={"stages": stages})
 
     @classmethod
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:

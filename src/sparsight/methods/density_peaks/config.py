@@ -50,10 +50,6 @@ class DensityPeaks(Settings):
         rows = tuple(cls(keep=keep) for keep in (0.5, 0.3))
         return (*rows, *(row.completed() for row in rows))
 
-    def completed(self) -> Self:
-        """With a map of what each token was beside its group."""
-        return self.model_copy(update={"completion": "map"})
-
     def label(self) -> str:
         """Where they merge, how many are left, and what completes them."""
         return f"after {self.after} keep {self.keep:.4g}, {self.completion}"

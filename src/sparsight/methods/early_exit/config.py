@@ -13,10 +13,12 @@ from sparsight.methods.base import (
     Settings,
     check_available,
     check_everywhere,
+    check_named,
     check_recover,
     check_rising,
     fractions_text,
     listed,
+    resolved_layers,
 )
 from sparsight.scores import ScoreName
 
@@ -55,10 +57,7 @@ class EarlyExit(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.after is not None:
-            if not self.after:
-                raise ValueError("after is empty: name at least one layer, or leave it out")
-            check_rising(self.after, "after")
+        check_named(self.after, "after")
         check_rising(self.taps, "taps")
         if isinstance(self.keep, tuple):
             if self.after is None or len(self.keep) != len(self.after):
@@ -79,9 +78,7 @@ class EarlyExit(Settings):
     @property
     def exits(self) -> Layers:
         """`after` as numbers; only after it has been resolved against a model."""
-        if self.after is None:
-            raise ValueError("the layers have not been resolved against a model")
-        return self.after
+        return resolved_layers(self.after)
 
     def resolved(self, available: Layers, depth: int) -> Self:
         """With `after` as numbers."""

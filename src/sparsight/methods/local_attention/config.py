@@ -58,10 +58,6 @@ class LocalAttention(Settings):
         rows = tuple(cls(layers=layers, pattern=pattern) for pattern in ("stripes", "windows"))
         return (*rows, *(row.completed() for row in rows))
 
-    def completed(self) -> Self:
-        """With a map in place of what is not seen."""
-        return self.model_copy(update={"completion": "map"})
-
     def label(self) -> str:
         """Pattern, size and layers."""
         share = f", keep {self.keep:.4g}" if self.pattern == "stripes" else ""

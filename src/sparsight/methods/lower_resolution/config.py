@@ -32,10 +32,6 @@ class LowerResolution(Settings):
         rows = tuple(cls(scale=scale) for scale in (7 / 8, 3 / 4, 5 / 8))
         return (*rows, *(cls(scale=scale).completed() for scale in (3 / 4, 1 / 2)))
 
-    def completed(self) -> Self:
-        """With a map to the features of the full resolution."""
-        return self.model_copy(update={"completion": "map"})
-
     def label(self) -> str:
         """The scale."""
         return f"scale {self.scale:g}" + ", map" * (self.completion == "map")

@@ -9,15 +9,16 @@ from sparsight.methods.base import (
     Settings,
     check_available,
     check_everywhere,
-    check_rising,
+    check_named,
     listed,
+    resolved_layers,
 )
 
 
 class MutualPairs(Settings):
     """Before each of `layers` pairs of tokens that are most like each other merge into their means.
 
-    MPM-style (Rave et al., arXiv 2604.05718, as its abstract and public notes have it: cosine of all
+    MPM-style (arXiv 2604.05718, as its abstract and public notes have it: cosine of all
     pairs, mutual, plain mean, gathered back at the end, no other knob than where).  Our choices: the
     place of the first of a pair for rotary tables, the pictures of a batch as long as the longest
     behind a mask, and `completion`: a token's own "residual" from before the merge, or a linear "map".
@@ -33,18 +34,13 @@ class MutualPairs(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.layers is not None:
-            if not self.layers:
-                raise ValueError("layers is empty: name at least one, or leave it out")
-            check_rising(self.layers, "layers")
+        check_named(self.layers, "layers")
         return self
 
     @property
     def named_layers(self) -> Layers:
         """`layers` as numbers; only after they have been resolved against a model."""
-        if self.layers is None:
-            raise ValueError("the layers have not been resolved against a model")
-        return self.layers
+        return resolved_layers(self.layers)
 
     def resolved(self, available: Layers, depth: int) -> Self:
         """With `layers` as numbers."""
@@ -62,10 +58,6 @@ class MutualPairs(Settings):
     def ladder(cls, ranking: Layers) -> tuple[Self, ...]:
         """The paper's two places, plain and completed."""
         return (cls(), cls().completed())
-
-    def completed(self) -> Self:
-        """With a map of what each token was beside its pair."""
-        return self.model_copy(update={"completion": "map"})
 
     def label(self) -> str:
         """Where they merge, and what completes them."""

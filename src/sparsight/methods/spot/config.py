@@ -11,9 +11,12 @@ from sparsight.methods.base import (
     Settings,
     check_available,
     check_everywhere,
+    check_looked_at,
+    check_named,
     check_rising,
     listed,
     quarters,
+    resolved_layers,
 )
 
 
@@ -40,12 +43,8 @@ class SPOT(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.stages is not None:
-            if not self.stages:
-                raise ValueError("stages is empty: name at least one layer, or leave it out")
-            check_rising(self.stages, "stages")
-            if self.stages[0] == 0:
-                raise ValueError("no token can leave before layer 0: no attention has looked at it yet")
+        check_named(self.stages, "stages")
+        check_looked_at(self.stages)
         check_rising(self.taps, "taps")
         if self.taps and self.completion == "last":
             raise ValueError("taps need completion='map'")
@@ -54,9 +53,7 @@ class SPOT(Settings):
     @property
     def named_stages(self) -> Layers:
         """`stages` as numbers; only after they have been resolved against a model."""
-        if self.stages is None:
-            raise ValueError("the stages have not been resolved against a model")
-        return self.stages
+        return resolved_layers(self.stages)
 
     def noting(self, stage: int) -> Layers:
         """The layers whose statistics decide who enters layer `stage`."""
@@ -77,10 +74,6 @@ class SPOT(Settings):
                 "the others need none"
             )
         return self.model_copy(update={"stages": stages})
-
-    def completed(self) -> Self:
-        """With a map in place of what is skipped."""
-        return self.model_copy(update={"completion": "map"})
 
     def label(self) -> str:
         """The share that stays in each stage."""

@@ -86,10 +86,6 @@ class SVE(Settings):
         rows = [cls(layers=tuple(sorted(ranking[:count])), **few) for count in counts]  # type: ignore[arg-type]
         return (*rows, *(row.completed() for row in rows))
 
-    def completed(self) -> Self:
-        """With a map in place of what is skipped."""
-        return self.model_copy(update={"completion": "map"})
-
     def label(self) -> str:
         """Layers and fractions."""
         more = ", map" * (self.completion == "map") + ", reuse" * bool(self.groups)
