@@ -173,3 +173,42 @@ def test_every_package_that_is_imported_is_of_the_core_or_of_an_extra():
                 else [node.module] if isinstance(node, ast.ImportFrom) else []
             )  # fmt: skip
             assert {name.partition(".")[0] for name in names} <= known, path
+
+
+REPAIRED = """
+import sys
+import sparsight._torchvision as own
+called, repair = [], own.repair
+own.repair = lambda: called.append(True) or repair()
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torchvision" and not called:
+            sys.exit("torchvision is imported before it is repaired")
+
+here = [finder for finder in sys.meta_path if type(finder).__name__ != "_BeforeTorchvision"]
+sys.meta_path[:] = [Watch(), *here]
+"""
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "import sparsight.demo.run",
+        "import sparsight.cli",
+        "import sparsight.tasks.segmentation, sparsight.tasks.prompted, sparsight.tasks.top1",
+        "from sparsight.demo import encoder; encoder.load()",
+        "from sparsight.models import load_model; load_model('timm:test_vit', (64, 64))",
+        "from sparsight.models.libraries import import_transformers; import_transformers().ViTModel",
+        "import torch; from sparsight.tasks.finetune import Finetuning, _with_adapters\n"
+        "from sparsight.demo import encoder; from sparsight.families import family_of\n"
+        "model = encoder.load(); _with_adapters(model, family_of(model), Finetuning())",
+    ],
+    ids=["demo", "cli", "tasks", "encoder", "timm", "transformers", "peft"],
+)
+def test_torchvision_of_another_build_is_repaired_before_anything_imports_it(use):
+    """In an environment of a user's own, which has no sitecustomize.py of ours."""
+    done = subprocess.run(
+        [sys.executable, "-c", REPAIRED + use], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-500:]

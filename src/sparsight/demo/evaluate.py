@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_stat_scores
 
 from sparsight.demo import encoder
 from sparsight.demo.scenes import Scene, SceneSet
@@ -17,6 +16,7 @@ from sparsight.ops import fidelity
 from sparsight.stages.arm import Arm
 from sparsight.stages.progress import track
 from sparsight.tasks.dense_probe import Judged, judged
+from sparsight.tasks.metrics import multiclass_stat_scores
 from sparsight.tasks.paired import compare
 from sparsight.tasks.segmentation import miou_of
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchmetrics.functional.classification import multiclass_stat_scores
 
 from sparsight.errors import LabelsError
 from sparsight.images import Reader
@@ -14,6 +13,7 @@ from sparsight.stages.progress import track
 from sparsight.tasks import probe
 from sparsight.tasks.base import Arms, Request, patches_of
 from sparsight.tasks.labels import LabelledFiles
+from sparsight.tasks.metrics import multiclass_stat_scores
 from sparsight.tasks.probe import Probe
 from sparsight.tasks.table import VOID
 

@@ -144,6 +144,9 @@ def finetune(
 
 def _with_adapters(encoder: nn.Module, family: Family, settings: Finetuning) -> Any:
     """Adapters beside every linear layer of the blocks, which alone learn; B starts from zero."""
+    from sparsight._torchvision import repair
+
+    repair()  # peft imports transformers, and that torchvision
     from peft import LoraConfig, get_peft_model
 
     inside = {id(part) for block in family.blocks(encoder) for part in block.modules()}

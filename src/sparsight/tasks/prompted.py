@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics.functional.classification import binary_jaccard_index
 
 from sparsight.errors import ImagesError, LabelsError, UnsupportedModelError
 from sparsight.families.base import is_instance
@@ -24,6 +23,7 @@ from sparsight.tasks.base import Arms, Outcome, Request
 from sparsight.tasks.labels import LabelledFiles
 from sparsight.tasks.layouts import mask_pairs
 from sparsight.tasks.masks import objects
+from sparsight.tasks.metrics import binary_jaccard_index
 from sparsight.tasks.paired import Statistic, compare, worst_images
 from sparsight.tasks.table import read_table
 

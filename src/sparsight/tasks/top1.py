@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_accuracy
+
+from sparsight.tasks.metrics import multiclass_accuracy
 
 
 def right(answer: Tensor, wanted: Tensor, classes: int) -> Tensor:
