@@ -81,7 +81,7 @@ def test_the_front_imports_nothing_of_its_own_before_it_is_used():
 
 def test_importing_the_package_loads_nothing_heavy():
     script = (
-        "import sys, time; t = time.perf_counter(); import sparsight; took = time.perf_counter() - t;"
+        "import sys, time; t = time.process_time(); import sparsight; took = time.process_time() - t;"
         "sparsight.SVE(layers=(1,)); print(took, *(m for m in sys.modules if '.' not in m))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -77,12 +77,12 @@ def images(tmp_path):
 
 
 def test_help_names_every_verb_and_is_quick():
-    began = time.monotonic()
+    began = os.times().children_user
     done = subprocess.run(
         [sys.executable, "-m", "sparsight", "--help"], capture_output=True, text=True, check=True
     )
-    # The aim is one second on an idle machine; the test allows for a busy one.
-    assert time.monotonic() - began < 5
+    # The aim is one second on an idle machine; of the processor's time, for a busy one adds waiting.
+    assert os.times().children_user - began < 3
     for verb in ("demo", "analyze", "optimize", "measure", "evaluate", "finetune", "scenes"):
         assert verb in done.stdout
 

@@ -52,7 +52,9 @@ class Lockstep:
             try:
                 with self.turn:  # none runs before all are there: an interrupt meets no half-made pool
                     running = [pool.submit(self._run, number, job) for number, job in enumerate(jobs)]
-                wait(running)
+                # Not one long wait: a signal that arrives just before a thread blocks does not wake it.
+                while wait(running, timeout=0.2).not_done:
+                    pass
             except BaseException as error:  # an interrupt
                 self.failed = self.failed or error
                 with self.turn:
