@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check site bench paper dist setup clean
+.PHONY: demo test check site bench bench-all paper dist setup clean
 
 demo: setup
 	$(BIN)/sparsight demo --out runs/demo
@@ -19,20 +19,21 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python benchmarks/render.py --check
+	$(BIN)/python -m benchmarks.render --check
 
 # All of docs/ with search, from the disk: open site/index.html.  (The variable: no advertisement in the log.)
 site: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-bench: setup
+# The short ladder, minutes; bench-all: everything that needs no data of others, hours.
+bench bench-all: setup
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[bench]"
-	$(BIN)/python benchmarks/run.py
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks.run $(if $(filter bench-all,$@),--all)
+	$(BIN)/python -m benchmarks.render
 
 paper: setup
-	$(BIN)/python benchmarks/paper/run.py
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks.paper.run
+	$(BIN)/python -m benchmarks.render
 
 # A wheel and a source distribution in dist/, and the wheel tried in an environment of its own.
 dist: setup

@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 import torch
-from harness import Build, Hole
 from torch import Tensor, nn
 
 import sparsight
+from benchmarks.harness import Build, Hole
 from sparsight.attach import as_plan, family_in
 from sparsight.fit import named_shapes, with_layers
 from sparsight.methods import LowerResolution, ToMe

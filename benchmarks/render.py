@@ -1,6 +1,6 @@
 """Render the tables of README.md and docs/ from benchmarks/results/ and the registry of families.
 
-`python benchmarks/render.py` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`
+`python -m benchmarks.render` rewrites what stands between `<!-- results: NAME -->` and `<!-- end -->`
 and draws the pictures; with `--check` it changes nothing and fails if a page is not up to date.  A
 result that is missing, or is not what its table reads, is named, its table stays as it is, and the
 command fails.  `--show NAME` prints one table; `--results DIR` takes results from elsewhere.
@@ -15,15 +15,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import choice_tables
-import coverage_tables as coverage
-import encode_tables as encode
-import method_tables
-import other_tables as other
-import plots
-import quality_tables as quality
-import speed_tables as speed
-from paper import tables as paper
+from benchmarks.paper import tables as paper
+from benchmarks.tables import choice as choice_tables
+from benchmarks.tables import coverage, encode, other, plots, quality, speed
+from benchmarks.tables import method as method_tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -156,6 +151,6 @@ if __name__ == "__main__":
     if not given.check and (result := given.results / "scaling-cpu.json").exists():
         plots.scaling(result, result.with_suffix(".svg"))
     if given.check and stale:
-        lacking.append(f"not up to date, run python benchmarks/render.py: {', '.join(stale)}")
+        lacking.append(f"not up to date, run python -m benchmarks.render: {', '.join(stale)}")
     if lacking:
         sys.exit("\n".join(lacking))

@@ -11,9 +11,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import harness
 from torch import Tensor, device, nn
 
+from benchmarks import harness
 from sparsight.attach import apply, as_plan, family_in
 from sparsight.errors import PlanError
 from sparsight.files import write_json

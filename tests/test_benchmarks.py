@@ -1,7 +1,6 @@
 """The benchmark harness: what fails is a hole with a reason, and the suite goes on."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,8 @@ def tiny_model():
     return make_model("augreg")
 
 
-@pytest.fixture
-def suite(monkeypatch):
-    """The modules of the benchmarks, importable as their scripts import one another."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield
-    for name in [name for name in sys.modules if (BENCHMARKS / f"{name}.py").is_file()]:
-        del sys.modules[name]
-
-
-def test_holes_are_recorded_and_the_others_measured(suite):
-    import harness
+def test_holes_are_recorded_and_the_others_measured():
+    from benchmarks import harness
 
     def no_memory():
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory\nand a stack")
@@ -58,8 +48,8 @@ def test_holes_are_recorded_and_the_others_measured(suite):
     assert by_name["twice"]["gflops"] == pytest.approx(2 * by_name["dense"]["gflops"])
 
 
-def test_memory_that_runs_out_late_is_a_hole_too(suite):
-    import harness
+def test_memory_that_runs_out_late_is_a_hole_too():
+    from benchmarks import harness
 
     left = iter(range(2))  # the passes that count FLOPs and memory
 
@@ -71,17 +61,17 @@ def test_memory_that_runs_out_late_is_a_hole_too(suite):
     assert rows == [{"arm": "dense", "hole": "RuntimeError: can't allocate memory"}]
 
 
-def test_without_its_baseline_there_is_no_speedup(suite):
-    import harness
+def test_without_its_baseline_there_is_no_speedup():
+    from benchmarks import harness
 
     rows = [{"arm": "dense", "hole": "no memory"}, {"arm": "sparse", "latency_ms": 5.0}]
     harness.speedups(rows, "dense")
     assert "speedup" not in rows[1]
 
 
-def test_only_what_changed_is_run_again(suite, tmp_path, monkeypatch):
-    import harness
-    from run import is_current
+def test_only_what_changed_is_run_again(tmp_path, monkeypatch):
+    from benchmarks import harness
+    from benchmarks.run import is_current
 
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     script, result = tmp_path / "one.py", tmp_path / "one.json"
@@ -95,9 +85,8 @@ def test_only_what_changed_is_run_again(suite, tmp_path, monkeypatch):
     assert not is_current(harness.made_from(script), result)
 
 
-def test_commands_are_run_again_when_anything_they_use_changes(suite, tmp_path, monkeypatch):
-    import harness
-    import run
+def test_commands_are_run_again_when_anything_they_use_changes(tmp_path, monkeypatch):
+    from benchmarks import harness, run
 
     monkeypatch.setattr(harness, "ROOT", tmp_path)
     for place in ("src/sparsight/ops/one.py", "src/sparsight/report/page.py", "constraints.txt"):
@@ -107,7 +96,7 @@ def test_commands_are_run_again_when_anything_they_use_changes(suite, tmp_path, 
     weights, result = tmp_path / "src/sparsight/weights.safetensors", tmp_path / "result.json"
     weights.write_bytes(b"1")
     (tmp_path / "work.py").write_text("print(open('result.json', 'w').write('{\"rows\": [1]}'))")
-    commands = ("python work.py",)
+    commands = ("python -m work",)
     assert run.made(commands, result)
     assert json.loads(result.read_text())["rows"] == [1]
     assert run.is_current(run.of_package(commands), result)
@@ -121,9 +110,9 @@ def test_commands_are_run_again_when_anything_they_use_changes(suite, tmp_path, 
     assert not run.is_current(run.of_package(commands), result)
 
 
-def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
-    import harness
-    from run import is_current
+def test_a_suite_that_was_cut_off_goes_on(tmp_path, monkeypatch):
+    from benchmarks import harness
+    from benchmarks.run import is_current
 
     monkeypatch.setattr(harness, "RESULTS", tmp_path)
     script, result = tmp_path / "one.py", tmp_path / "one.json"
@@ -159,16 +148,16 @@ def test_a_suite_that_was_cut_off_goes_on(suite, tmp_path, monkeypatch):
     assert [row["case"] for row in rows] == ["b"]  # no row of one machine beside those of another
 
 
-def test_the_exponent_of_a_power_is_the_power(suite):
-    from speed_tables import exponent
+def test_the_exponent_of_a_power_is_the_power():
+    from benchmarks.tables.speed import exponent
 
     rows = [{"arm": "a", "tokens": n, "latency_ms": 3 * n**1.7} for n in (4096, 8192, 65536)]
     rows.append({"arm": "a", "tokens": 1024, "latency_ms": 99.0})  # too small to be fitted
     assert exponent(rows, "a", 4096) == pytest.approx(1.7)
 
 
-def test_tables_show_the_holes(suite):
-    import speed_tables
+def test_tables_show_the_holes():
+    from benchmarks.tables import speed
 
     protocol = {
         "machine": "m",
@@ -183,15 +172,15 @@ def test_tables_show_the_holes(suite):
         at | measured | {"arm": "sparse", "speedup": 1.4, "repeats": 3, "gflops": 6.0},
         at | {"arm": "routed, CUDA graph", "hole": "needs an NVIDIA GPU"},
     ]
-    table = speed_tables.ladder({"protocol": protocol, "rows": rows})
+    table = speed.ladder({"protocol": protocol, "rows": rows})
     assert "needs an NVIDIA GPU" in table
     assert "medians of 3 interleaved" in table
     assert "at abc" in table
     assert "| 1.40x | 1.50x | 6 |" in table
 
 
-def test_every_rung_runs_on_a_model_that_can_take_it(suite, tiny_model):
-    import arms
+def test_every_rung_runs_on_a_model_that_can_take_it(tiny_model):
+    from benchmarks import arms
 
     subject = arms.Subject(tiny_model, torch.randn(1, 3, 128, 128))
     rungs = arms.settings(subject) | arms.fewer_tokens(subject)
@@ -207,8 +196,8 @@ def test_every_rung_runs_on_a_model_that_can_take_it(suite, tiny_model):
             assert not torch.equal(found, wanted), name
 
 
-def test_a_module_is_measured_as_a_plan_would_run_it(suite):
-    import attention
+def test_a_module_is_measured_as_a_plan_would_run_it():
+    from benchmarks.speed import attention
 
     block = attention.Block(48, 2, qkv_bias=True).eval()
     h = torch.randn(1, 65, 48)
@@ -220,8 +209,8 @@ def test_a_module_is_measured_as_a_plan_would_run_it(suite):
     assert not torch.equal(results["module reuse"], results["module dense"])
 
 
-def test_plans_and_parts_of_a_result_are_kept_for_the_next_run(suite, tiny_model, tmp_path, monkeypatch):
-    import rows
+def test_plans_and_parts_of_a_result_are_kept_for_the_next_run(tiny_model, tmp_path, monkeypatch):
+    from benchmarks import rows
 
     import sparsight
     from sparsight.stages.bench import bench_of
@@ -263,8 +252,8 @@ ROW = {
 }  # fmt: skip
 
 
-def test_tables_of_quality_show_the_worst_picture_and_the_interval(suite):
-    import quality_tables as tables
+def test_tables_of_quality_show_the_worst_picture_and_the_interval():
+    from benchmarks.tables import quality as tables
 
     table = tables.completion({"protocol": PROTOCOL, "rows": [ROW]})
     assert "| -0.2500 to +0.1250 |" in table
@@ -277,8 +266,8 @@ def test_tables_of_quality_show_the_worst_picture_and_the_interval(suite):
     assert "| 9 layers | 1.50x | 100 % | 2.00x | -1.0 | 0.250 | 100 % | 1.00x | +0.0 |" in table
 
 
-def test_a_page_without_its_result_says_what_is_missing(suite, tmp_path):
-    import render
+def test_a_page_without_its_result_says_what_is_missing(tmp_path):
+    from benchmarks import render
 
     page = "<!-- results: completion -->\nold\n<!-- end -->\n"
     lacking = []
@@ -296,27 +285,27 @@ def test_a_page_without_its_result_says_what_is_missing(suite, tmp_path):
     assert not lacking
 
 
-def test_every_block_of_the_pages_has_a_table(suite):
-    import render
+def test_every_block_of_the_pages_has_a_table():
+    from benchmarks import render
 
     for page in (render.ROOT / "README.md", *(render.ROOT / "docs").glob("*.md")):
         for match in render.BLOCK.finditer(page.read_text(encoding="utf-8")):
             assert match["name"] in render.REGISTRIES.keys() | render.TABLES.keys(), page.name
 
 
-def test_the_tables_of_methods_and_scores_have_a_row_for_each(suite):
-    import method_tables
+def test_the_tables_of_methods_and_scores_have_a_row_for_each():
+    from benchmarks.tables import method
 
     from sparsight.methods import METHODS
     from sparsight.scores import SCORES
 
-    for table, known in ((method_tables.methods(), METHODS), (method_tables.scores(), SCORES)):
+    for table, known in ((method.methods(), METHODS), (method.scores(), SCORES)):
         lines = table.split("\n")[2:]
         assert [line.split("`")[1] for line in lines] == list(known)
         cells = [line.replace("\\|", "").strip("| ").split(" | ") for line in lines]
         assert len({len(row) for row in cells}) == 1
         assert all(cell for row in cells for cell in row)
-    assert "| 1.77x, +0.4 points |" in method_tables.methods()  # of compare-demo.json, rounded
+    assert "| 1.77x, +0.4 points |" in method.methods()  # of compare-demo.json, rounded
 
 
 def test_results_name_their_revision_and_machine():
@@ -325,9 +314,9 @@ def test_results_name_their_revision_and_machine():
         assert {"machine", "versions", "dtype", "threads", "device", "revision"} <= protocol.keys()
 
 
-def test_the_judge_of_hostile_inputs_can_fail(suite):
+def test_the_judge_of_hostile_inputs_can_fail():
     """Each kind of fault, injected, is counted as that; a right answer and a sentence are not."""
-    from hostile.judge import Case, judge
+    from benchmarks.hostile.judge import Case, judge
 
     import sparsight
 
@@ -363,10 +352,10 @@ def test_the_judge_of_hostile_inputs_can_fail(suite):
 
 
 @pytest.mark.parametrize("kind", ["picture_files", "picture_objects", "run_folders", "arguments"])
-def test_some_hostile_inputs_of_each_quick_kind(suite, kind):
+def test_some_hostile_inputs_of_each_quick_kind(kind):
     """The campaign's first inputs make no fault, and are the same at every run."""
-    from hostile.judge import FAULTS
-    from hostile.run import tried
+    from benchmarks.hostile.judge import FAULTS
+    from benchmarks.hostile.run import tried
 
     found = [tried(kind, number) for number in range(12)]
     assert [row for row in found if row["outcome"] in FAULTS] == []
@@ -374,8 +363,8 @@ def test_some_hostile_inputs_of_each_quick_kind(suite, kind):
     assert tried(kind, 3) | differing == found[3] | differing
 
 
-def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(suite, tmp_path):
-    from hostile.run import Log, counted
+def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(tmp_path):
+    from benchmarks.hostile.run import Log, counted
 
     log = Log(tmp_path, "mark")
     log.begin("commands", 0)
@@ -386,8 +375,8 @@ def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(suite, tmp
     assert (row["inputs"], row["right"], row["crash"]) == (2, 1, 1)
 
 
-def test_the_gpu_plan_is_tried_on_a_cpu(suite, tmp_path, monkeypatch):
-    from gpu import run, sizes
+def test_the_gpu_plan_is_tried_on_a_cpu(tmp_path, monkeypatch):
+    from benchmarks.gpu import run, sizes
 
     monkeypatch.setattr(run.harness.gc, "collect", lambda *_: 0)  # a third of a second for each arm
     # On a CPU it is a profile, which takes a second for each arm; on a GPU it is a counter.
@@ -413,8 +402,8 @@ def test_the_gpu_plan_is_tried_on_a_cpu(suite, tmp_path, monkeypatch):
     assert {row["arm"] for row in rows("profile")} >= {"module dense", "module reuse"}
 
 
-def test_the_gpu_plan_ends_in_time_and_says_what_it_left(suite, tmp_path):
-    from gpu import run, sizes
+def test_the_gpu_plan_ends_in_time_and_says_what_it_left(tmp_path):
+    from benchmarks.gpu import run, sizes
 
     told = run.run(0.0, tmp_path, sizes.TINY, torch.device("cpu"))
     assert set(told.values()) == {"not measured: the time was up"}

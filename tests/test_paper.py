@@ -1,28 +1,16 @@
 """The paper's tables as commands: the configs fit the libraries, and every step runs on small models."""
 
-from importlib import import_module
-from pathlib import Path
-
 import pytest
 import timm
 import torch
+from benchmarks.paper import config, judge, speed
 from safetensors.torch import save_model
 from task_data import salient_folder, segmentation_folder
 
 from sparsight.demo import encoder as embedded
 
-PAPER = Path(__file__).parents[1] / "benchmarks" / "paper"
 
-
-@pytest.fixture
-def paper(monkeypatch):
-    """Modules of benchmarks/paper, by name, as its own script imports them."""
-    monkeypatch.syspath_prepend(PAPER)
-    return import_module
-
-
-def test_every_config_names_a_model_of_timm_and_its_pretrained_tag(paper):
-    config = paper("config")
+def test_every_config_names_a_model_of_timm_and_its_pretrained_tag():
     for name in config.NAMES:
         for encoder in config.read(name):
             assert timm.is_model_pretrained(encoder.model.removeprefix("timm:")), encoder.model
@@ -31,14 +19,13 @@ def test_every_config_names_a_model_of_timm_and_its_pretrained_tag(paper):
     assert (stated["CLIP-L"].tflop, stated["CLIP-L"].tflop_sve) == (5.8, 4.6)
 
 
-def test_what_is_missing_is_named(paper, tmp_path):
-    encoder = paper("config").read("table1")[0]
+def test_what_is_missing_is_named(tmp_path):
+    encoder = config.read("table1")[0]
     found = encoder.missing(tmp_path, tmp_path / "ade20k", tmp_path)
     assert found == [str(tmp_path / encoder.weights), str(tmp_path / "ade20k")]
 
 
-def test_speed_counts_what_is_saved(paper):
-    config, speed = paper("config"), paper("speed")
+def test_speed_counts_what_is_saved():
     small = config.Encoder(
         name="small", model="timm:vit_tiny_patch16_224", weights="", resolution=528, layers=(8, 11)
     )
@@ -66,8 +53,7 @@ def small_encoder(config, tmp_path, **changes):
 
 
 @pytest.mark.usefixtures("selected")
-def test_a_fine_tuned_row_is_judged_from_calibration_to_score(paper, tmp_path):
-    config, judge = paper("config"), paper("judge")
+def test_a_fine_tuned_row_is_judged_from_calibration_to_score(tmp_path):
     salient_folder(tmp_path / "objects")
     row = config.TaskRow(task="salient", data="objects", images="objects/im", score="IoU", sve=50)
     encoder = small_encoder(config, tmp_path, finetune="objects")
@@ -79,8 +65,7 @@ def test_a_fine_tuned_row_is_judged_from_calibration_to_score(paper, tmp_path):
 
 
 @pytest.mark.usefixtures("selected")
-def test_the_ablation_has_each_half_without_the_other(paper, tmp_path):
-    config, judge = paper("config"), paper("judge")
+def test_the_ablation_has_each_half_without_the_other(tmp_path):
     segmentation_folder(tmp_path / "colours")
     row = config.TaskRow(
         task="segmentation", data="colours", images="colours/train/images", score="mIoU", sve=50
@@ -93,8 +78,7 @@ def test_the_ablation_has_each_half_without_the_other(paper, tmp_path):
     assert all(0 <= found[arm]["sparse"] <= 1 for arm in arms)
 
 
-def test_a_figure_has_the_projector_of_its_layer(paper, tmp_path):
-    config, judge = paper("config"), paper("judge")
+def test_a_figure_has_the_projector_of_its_layer(tmp_path):
     salient_folder(tmp_path / "objects", count=3)
     encoder = small_encoder(config, tmp_path, analyze="objects/im", projector=7)
     found = judge.analyzed(encoder, tmp_path, tmp_path / "objects" / "im")

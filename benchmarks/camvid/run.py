@@ -1,18 +1,15 @@
 """Skipping and completing on CamVid's validation frames, for the encoder that train.py made.
 
-`python benchmarks/camvid/run.py --data CAMVID` writes benchmarks/results/camvid-cpu.json.  Nothing is
+`python -m benchmarks.camvid.run --data CAMVID` writes benchmarks/results/camvid-cpu.json.  Nothing is
 trained here: maps are fitted on frames of the training split, without their labels.
 """
 
-import sys
 from pathlib import Path
 
 import torch
+from benchmarks import rows as shared
+from benchmarks.camvid.train import CLASSES, SIZE, VOID, CamVid, build
 from safetensors.torch import load_file
-from train import CLASSES, SIZE, VOID, CamVid, build
-
-sys.path.append(str(Path(__file__).parents[1]))
-import rows as shared
 
 import sparsight
 from sparsight.demo import encoder
@@ -99,7 +96,7 @@ if __name__ == "__main__":
         frames=len(samples), calibration_pictures=PICTURES,
         miou="mean over the eleven classes of the IoU of pixels, void ignored",
         interval="95 % of the difference from dense, paired bootstrap over frames",
-        command="python benchmarks/camvid/run.py --data CAMVID",
+        command="python -m benchmarks.camvid.run --data CAMVID",
     )  # fmt: skip
     shared.written(given.out, protocol, rows=rows, analysis=found)
     for row in rows:

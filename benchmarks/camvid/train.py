@@ -1,6 +1,6 @@
 """Train the embedded encoder and a segmentation head on CamVid: the real-data case.
 
-`python benchmarks/camvid/train.py --data CAMVID --out runs/camvid`, CAMVID holding train/ and val/ with
+`python -m benchmarks.camvid.train --data CAMVID --out runs/camvid`, CAMVID holding train/ and val/ with
 images/ and labels/.  Neither the pictures nor what is trained on them is part of the project.
 """
 

@@ -1,6 +1,6 @@
 """Score training checkpoints, and put the chosen one into the package with its scores.
 
-`python benchmarks/encoder/evaluate.py runs/encoder/phase7.safetensors [--install]`
+`python -m benchmarks.encoder.evaluate runs/encoder/phase7.safetensors [--install]`
 """
 
 import argparse
@@ -47,7 +47,7 @@ if __name__ == "__main__":
         write_json(
             folder / "encoder.json",
             {
-                "command": "python benchmarks/encoder/train.py --out runs/encoder",
+                "command": "python -m benchmarks.encoder.train --out runs/encoder",
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "trained_seconds": round(position["seconds"]),
                 "machine": timing.machine(torch.device("cpu")),

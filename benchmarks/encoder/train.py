@@ -1,4 +1,4 @@
-"""Train the embedded encoder on its own scenes: `python benchmarks/encoder/train.py --out runs/encoder`.
+"""Train the embedded encoder on its own scenes: `python -m benchmarks.encoder.train --out runs/encoder`.
 
 Small pictures first, then larger ones.  The early phases show the model a few windows of 8 x 8 patches
 scattered over its 64 x 64 grid of positions as one sequence: far-apart tokens attend to each other from
@@ -7,18 +7,15 @@ same command goes on from the last checkpoint.
 """
 
 import argparse
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.encoder import scene_training
 
 from sparsight.demo import encoder, scenes
-
-sys.path.append(str(Path(__file__).parents[1]))
-import scene_training
 
 GRID = encoder.IMAGE_SIZE[0] // encoder.PATCH_PX
 FIRST_TRAINING_SEED = 1_000_000_000  # held-out scenes have seeds far below

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import harness
 import torch
 from torch import Tensor
 
-from gpu.sizes import Sizes
+from benchmarks import harness
+from benchmarks.gpu.sizes import Sizes
 from sparsight.completions.linear import mapped, normalised
 from sparsight.ops.attention import masked_attention, sparse_attention
 from sparsight.ops.partition import kept_count, put, take, take_heads

@@ -5,15 +5,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import arms as rungs
-import harness
-import preparing
 import timm
 import torch
-from arms import DENSE, Subject, settings
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gpu.sizes import Case, Sizes
+from benchmarks import arms as rungs
+from benchmarks import harness
+from benchmarks.arms import DENSE, Subject, settings
+from benchmarks.gpu.sizes import Case, Sizes
+from benchmarks.speed import preparing
 from sparsight.stages.measure import name
 
 KERNELS = ("FLASH_ATTENTION", "CUDNN_ATTENTION", "EFFICIENT_ATTENTION")

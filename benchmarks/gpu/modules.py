@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import attention
-import harness
 import torch
 from torch.autograd import DeviceType
 
-from gpu.sizes import Sizes
+from benchmarks import harness
+from benchmarks.gpu.sizes import Sizes
+from benchmarks.speed import attention
 from sparsight._torchvision import repair
 from sparsight.ops.partition import kept_count
 

@@ -1,24 +1,22 @@
 """What only a GPU can tell, in the order of its worth, within a given time.
 
-`python benchmarks/gpu/run.py --minutes 8 --out DIR` needs no network and builds nothing but what
+`python -m benchmarks.gpu.run --minutes 8 --out DIR` needs no network and builds nothing but what
 torch.compile does.  Each part is written to DIR as soon as it is there, so whatever ends the run, the
 parts before are kept; one that fails is a hole with its reason, and one for which there was no time says
 so.  `--tiny` is the same on a CPU with small sizes: a trial of the script, whose figures mean nothing.
 """
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-import harness
 import torch
 
-from gpu import checks, models, modules
-from gpu.sizes import FULL, TINY, Sizes
+from benchmarks import harness
+from benchmarks.gpu import checks, models, modules
+from benchmarks.gpu.sizes import FULL, TINY, Sizes
 from sparsight.files import write_json
 from sparsight.stages import timing
 
@@ -70,7 +68,7 @@ def protocol(minutes: float, device: torch.device) -> dict[str, Any]:
     """What the figures hold for; the dtype is of the part."""
     known = timing.protocol(device, torch.float32, weights="random", minutes=minutes)
     known.pop("dtype")
-    return known | {"command": f"python benchmarks/gpu/run.py --minutes {minutes:g}"}
+    return known | {"command": f"python -m benchmarks.gpu.run --minutes {minutes:g}"}
 
 
 if __name__ == "__main__":

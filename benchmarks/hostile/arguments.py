@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from hostile.calls import calls, settings
-from hostile.judge import Case, files
-from hostile.small import (
+from benchmarks.hostile.calls import calls, settings
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import (
     SIZE,
     features,
     fingerprint,

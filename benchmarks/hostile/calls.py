@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hostile.small import SIZE, fitted_plan, model, pictures
+from benchmarks.hostile.small import SIZE, fitted_plan, model, pictures
 from pydantic import BaseModel
 
 import sparsight

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile.judge import Case, files
-from hostile.small import SIZE, build, features, model, save_folder
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import SIZE, build, features, model, save_folder
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -14,9 +14,9 @@ from typing import Any, get_args
 
 import numpy as np
 import typer
-from hostile.judge import Case, files
-from hostile.small import command, fitted_plan, model, save_folder
-from hostile.words import (
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import command, fitted_plan, model, save_folder
+from benchmarks.hostile.words import (
     FLOATS,
     INTEGERS,
     NEVER,

@@ -7,9 +7,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hostile import verbs
-from hostile.judge import LONGEST, difference, files
-from hostile.small import sentence_of
+from benchmarks.hostile import verbs
+from benchmarks.hostile.judge import LONGEST, difference, files
+from benchmarks.hostile.small import sentence_of
 
 import sparsight
 from sparsight.errors import SparsightError

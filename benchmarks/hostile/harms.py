@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from hostile.small import noise
+from benchmarks.hostile.small import noise
 from PIL import Image
 
 FOLDERS = {

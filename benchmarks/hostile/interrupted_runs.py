@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile.judge import Case
-from hostile.run_folders import bytes_, fields, nothing, tensors
-from hostile.small import fingerprint, model, pictures
+from benchmarks.hostile.judge import Case
+from benchmarks.hostile.run_folders import bytes_, fields, nothing, tensors
+from benchmarks.hostile.small import fingerprint, model, pictures
 
 import sparsight
 

@@ -1,6 +1,6 @@
 """Kill the long verbs at any moment, fill their disk, and see whether the same command still ends alike.
 
-`python benchmarks/hostile/kills.py --kills 200` runs every verb of verbs.py once, whole; then kills it
+`python -m benchmarks.hostile.kills --kills 200` runs every verb of verbs.py once, whole; then kills it
 with SIGKILL at a share of its time drawn from the kill's number, starts it again (now and then to be
 killed again), and compares what it leaves: plans, tensors and figures, all but times, bit by bit.  Then
 it limits the size of files, and fails single writes, as a full disk does: one sentence, and the same
@@ -18,13 +18,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-import harness
 import torch
-from hostile import verbs
-from hostile.endings import filled, killed, locked, place_of
-from hostile.small import digest
-from rows import code
+from benchmarks import harness
+from benchmarks.hostile import verbs
+from benchmarks.hostile.endings import filled, killed, locked, place_of
+from benchmarks.hostile.small import digest
+from benchmarks.rows import code
 
 from sparsight.files import write_json
 from sparsight.stages import timing

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hostile.harms import FOLDERS, harmed
-from hostile.judge import Case, files
-from hostile.small import fingerprint, model, noise
+from benchmarks.hostile.harms import FOLDERS, harmed
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import fingerprint, model, noise
 from PIL import Image
 
 import sparsight

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile.changes import changed
-from hostile.judge import Case, files
-from hostile.small import SIZE, features, model, save_folder
+from benchmarks.hostile.changes import changed
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import SIZE, features, model, save_folder
 from torch import nn
 
 import sparsight

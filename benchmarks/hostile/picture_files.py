@@ -9,8 +9,8 @@ import random
 from pathlib import Path
 
 import numpy as np
-from hostile.judge import Case, files
-from hostile.small import noise
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import noise
 from PIL import Image
 
 import sparsight

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from hostile.judge import Case
-from hostile.small import SIZE, features, fingerprint, model, odd, pictures, short
+from benchmarks.hostile.judge import Case
+from benchmarks.hostile.small import SIZE, features, fingerprint, model, odd, pictures, short
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 

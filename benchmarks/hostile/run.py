@@ -1,6 +1,6 @@
 """Ten thousand hostile inputs: a right answer or one sentence, and nothing else.
 
-`python benchmarks/hostile/run.py` makes them, each from its kind and number alone, hands them over in
+`python -m benchmarks.hostile.run` makes them, each from its kind and number alone, hands them over in
 this process and counts what becomes of them (judge.py) in benchmarks/results/hostile.json.  A line for
 each is kept in runs/hostile/, so the same command goes on after an interrupt; `--only KIND` and
 `--number N` try one.
@@ -20,12 +20,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))
-import harness
 import torch
-from hostile.judge import FAULTS, OUTCOMES, judge
-from hostile.small import digest, rng_of
-from rows import code
+from benchmarks import harness
+from benchmarks.hostile.judge import FAULTS, OUTCOMES, judge
+from benchmarks.hostile.small import digest, rng_of
+from benchmarks.rows import code
 
 from sparsight.files import write_json
 from sparsight.stages import timing
@@ -56,7 +55,7 @@ def tried(kind: str, number: int) -> dict[str, Any]:
     place, home = Path(tempfile.mkdtemp(prefix="hostile-")), Path.cwd()
     os.chdir(place)  # where relative places lead
     try:
-        case = import_module(f"hostile.{kind}").make(rng_of(kind, number), place)
+        case = import_module(f"benchmarks.hostile.{kind}").make(rng_of(kind, number), place)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # others' words about odd values
             return {"kind": kind, "number": number} | judge(case)

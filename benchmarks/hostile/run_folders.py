@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hostile.changes import JSON, changed, other_tensors
-from hostile.judge import Case, files
-from hostile.small import command, features, fingerprint, fitted_plan, model, pictures
+from benchmarks.hostile.changes import JSON, changed, other_tensors
+from benchmarks.hostile.judge import Case, files
+from benchmarks.hostile.small import command, features, fingerprint, fitted_plan, model, pictures
 from safetensors.torch import load_file, save_file
 
 import sparsight

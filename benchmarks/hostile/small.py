@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from hostile.judge import Refused
+from benchmarks.hostile.judge import Refused
 from PIL import Image
 from torch import Tensor, nn
 

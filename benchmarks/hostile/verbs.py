@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hostile.small import model, save_folder
+from benchmarks.hostile.small import model, save_folder
 from PIL import Image
 from safetensors.torch import load_file
 

@@ -8,7 +8,13 @@ from sparsight.data import Data
 from sparsight.models import LoadedModel, load_model
 
 HERE = Path(__file__).parent
-NAMES = ("table1", "table2", "table3", "figure4", "figure5")  # table4 renders benchmarks/attention.py
+NAMES = (
+    "table1",
+    "table2",
+    "table3",
+    "figure4",
+    "figure5",
+)  # table4 renders benchmarks/speed/attention.py
 
 
 class Stated(Data):

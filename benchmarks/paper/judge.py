@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from config import Encoder, TaskRow
+from benchmarks.paper.config import Encoder, TaskRow
 
 import sparsight
 from sparsight.models import LoadedModel

@@ -1,6 +1,6 @@
 """SVE's Tables 1 to 3 and Figures 4 and 5 for the public checkpoints, beside what the paper states.
 
-`python benchmarks/paper/run.py` writes benchmarks/results/paper-<device>.json and says, for what it
+`python -m benchmarks.paper.run` writes benchmarks/results/paper-<device>.json and says, for what it
 leaves out, which file is missing: weights below --weights, data sets below --data.  Speed and operations
 need neither.  What the project's own encoders show is in the results of the demo and of CamVid.
 """
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from config import NAMES, read
-from judge import analyzed, judged
-from speed import KEEP, measured
+from benchmarks.paper.config import NAMES, read
+from benchmarks.paper.judge import analyzed, judged
+from benchmarks.paper.speed import KEEP, measured
 
 from sparsight.files import write_json
 from sparsight.stages import timing
@@ -33,7 +33,7 @@ def main() -> None:
     result: dict[str, Any] = {
         "protocol": timing.protocol(
             device, torch.float32, batch=1, repeats=arguments.repeats, keep=KEEP,
-            weights="random for speed", command="python benchmarks/paper/run.py",
+            weights="random for speed", command="python -m benchmarks.paper.run",
         )
     }  # fmt: skip
     for name in NAMES:

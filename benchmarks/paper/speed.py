@@ -4,7 +4,7 @@ import copy
 from typing import Any
 
 import torch
-from config import Encoder
+from benchmarks.paper.config import Encoder
 from torch import nn
 
 import sparsight

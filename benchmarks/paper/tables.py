@@ -3,8 +3,8 @@
 import tomllib
 from typing import Any
 
-from markdown import rows, setting
-from paper.config import HERE, Encoder, read
+from benchmarks.paper.config import HERE, Encoder, read
+from benchmarks.tables.markdown import rows, setting
 
 NONE = "-"
 

@@ -1,6 +1,6 @@
 """Adapt the small Swin to dropping windows, without labels.
 
-`python benchmarks/swin/adapt.py --completed --out runs/swin-adapted` completes first (score: how far a
+`python -m benchmarks.swin.adapt --completed --out runs/swin-adapted` completes first (score: how far a
 token stands out, at 60 % dropped everywhere) and adapts the weights with the maps in place; when it is
 done, the plan stands in benchmarks/swin/weights/adapted, in float16.  Without `--completed` it is the
 paper's: magnitudes rank, and nothing is left in the place of what is skipped.  Interrupted, the same
@@ -10,7 +10,7 @@ command goes on.
 import argparse
 from pathlib import Path
 
-import model as swin
+from benchmarks.swin import model as swin
 
 import sparsight
 from sparsight.attach import as_plan

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import model as swin
 import torch
 import torch.nn.functional as F
+from benchmarks.swin import model as swin
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_stat_scores
 

@@ -1,20 +1,17 @@
 """SparseViT on the small Swin at 1024 px: speed and quality, as published, completed and adapted.
 
-`python benchmarks/swin/run.py` writes benchmarks/results/swin-cpu.json.  The dense model's attention is
+`python -m benchmarks.swin.run` writes benchmarks/results/swin-cpu.json.  The dense model's attention is
 fused.  Latency is of the whole model with its head, all arms in turn on one scene.
 """
 
 import copy
-import sys
 from pathlib import Path
 from typing import Any
 
-import model as swin
 import torch
-from quality import objects_found, quality
-
-sys.path.append(str(Path(__file__).parents[1]))
-import rows as shared
+from benchmarks import rows as shared
+from benchmarks.swin import model as swin
+from benchmarks.swin.quality import objects_found, quality
 
 import sparsight
 from sparsight.attach import as_plan
@@ -84,7 +81,7 @@ def of_adapted(folder: Path) -> Plan | None:
         plan = sparsight.load(folder)
         if plan.one(sparsight.SparseViT).completion == "map":
             return plan
-        print(f"{folder} was adapted without maps: run python benchmarks/swin/adapt.py --completed")
+        print(f"{folder} was adapted without maps: run python -m benchmarks.swin.adapt --completed")
     except PlanError as error:
         print(f"no adapted row: {error}")
     return None
@@ -121,6 +118,6 @@ if __name__ == "__main__":
         resolution=f"{given.size}x{given.size}", first_seed=FIRST_SEED, calibration_pictures=PICTURES,
         adaptation=adapted.recipe.get("adaptation") if adapted else None,
         sparsity={name: sparsity for name, (sparsity, _) in SPARSITIES.items()},
-        command="python benchmarks/swin/run.py",
+        command="python -m benchmarks.swin.run",
     )  # fmt: skip
     shared.written(given.out, protocol, rows=rows, objects_found=ranked)

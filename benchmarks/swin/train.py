@@ -1,4 +1,4 @@
-"""Train the small Swin on the project's scenes: `python benchmarks/swin/train.py --out runs/swin`.
+"""Train the small Swin on the project's scenes: `python -m benchmarks.swin.train --out runs/swin`.
 
 Small pictures first, then larger ones; the weights do not depend on the size.  The smallest are 256 px,
 where the last stage is just one window.  Interrupted, the same command goes on from the last checkpoint.
@@ -7,24 +7,21 @@ When it is done, the weights stand in benchmarks/swin/weights, in float16.
 
 import argparse
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import model as swin
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.encoder import scene_training
+from benchmarks.swin import model as swin
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sparsight.demo import encoder, scenes
 from sparsight.files import write_json
 from sparsight.stages import timing
-
-sys.path.append(str(Path(__file__).parents[1]))
-import scene_training
 
 FIRST_TRAINING_SEED = 1_500_000_000  # held-out scenes have seeds far below
 
@@ -95,7 +92,7 @@ def install(folder: Path) -> None:
     swin.WEIGHTS.mkdir(exist_ok=True)
     save_file(weights, swin.WEIGHTS / "swin.safetensors")
     facts = {
-        "command": "python benchmarks/swin/train.py --out runs/swin",
+        "command": "python -m benchmarks.swin.train --out runs/swin",
         "parameters": sum(value.numel() for value in weights.values()),
         "trained_seconds": round(position["seconds"]),
         "machine": timing.machine(torch.device("cpu")),

@@ -41,7 +41,7 @@ NINE = SVE(layers=(0, 1, 2, 3, 5, 6, 7, 8, 9), **FEW)  # type: ignore[arg-type]
 FIRST = SVE(layers=(0, 1, 2), **FEW)  # type: ignore[arg-type]  # while all tokens are still there
 LEAVING = EarlyExit(after=(2,), keep=0.4)
 BEST: tuple[Settings, ...] = (FIRST, LEAVING)  # what the demo's run holds
-RELEVANCE = "spot"  # the package's run folder, made by `python benchmarks/spot.py --train`
+RELEVANCE = "spot"  # the package's run folder, made by `python -m benchmarks.quality.spot --train`
 
 
 def settings() -> dict[str, tuple[Settings, ...]]:
@@ -128,7 +128,7 @@ def packaged_plan() -> Plan:
     folder = Path(str(files("sparsight.demo") / "weights" / RELEVANCE))
     if not folder.is_dir():
         raise SparsightError(
-            f"this package has no {RELEVANCE!r} weights: run python benchmarks/spot.py --train"
+            f"this package has no {RELEVANCE!r} weights: run python -m benchmarks.quality.spot --train"
         )
     plan = load(folder)
     return plan.with_(weights={key: value.float() for key, value in plan.weights.items()})

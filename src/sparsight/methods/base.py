@@ -14,7 +14,7 @@ Layers = tuple[Annotated[int, Field(ge=0)], ...]
 Recover = Annotated[int, Field(ge=2)] | None  # one in so many of the tokens that would leave stays
 
 # For plans without calibration.  Well above the 401 tokens from which the embedded encoder gained where
-# its plan was made; `optimize` measures it for the model and machine at hand (benchmarks/crossover.py).
+# its plan was made; `optimize` measures it for the model and machine at hand.
 MIN_TOKENS = 1024
 
 
