@@ -95,6 +95,13 @@ def measure(
     return list(rows.values())
 
 
+def kind(device: torch.device) -> str:
+    """What tells machines apart whose figures stand side by side: `cpu-avx512`, ..., or `cuda`."""
+    if device.type != "cpu":
+        return device.type
+    return f"cpu-{torch.backends.cpu.get_cpu_capability().lower().replace(' ', '-')}"
+
+
 def reason(error: Exception) -> str:
     """The first line of what went wrong, without places of this machine."""
     text = str(error).strip().split("\n")[0] or type(error).__name__

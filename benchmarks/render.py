@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuller-spans": ("fuller-cpu.json", quality.fuller_spans),
     "compare-demo": ("compare-demo.json", quality.comparison),
     "search-demo": ("search-demo.json", quality.front),
+    "patterns": ("patterns-cpu.json", quality.comparison),
     "camvid": ("camvid-cpu.json", quality.camvid),
     "scores": ("scores-cpu.json", quality.demo),
     "spot": ("spot-cpu.json", quality.spot),
@@ -49,8 +50,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "attention-peers": ("attention-cpu.json", speed.peers),
     "shares": ("shares-cpu.json", speed.shares),
     "tiles": ("tiles-cpu.json", speed.tiles),
-    "ladder": ("ladder-cpu.json", speed.ladder),
-    "ladder-short": ("ladder-cpu.json", speed.ladder_short),
+    "ladder": ("ladder-cpu-*.json", speed.ladder),
+    "ladder-short": ("ladder-cpu-*.json", speed.ladder_short),
     "scaling": ("scaling-cpu.json", speed.scaling),
     "preparing": ("preparing-cpu.json", speed.preparing),
     "sam2": ("sam2-cpu.json", other.sam2),
@@ -104,8 +105,9 @@ def table(name: str, results: Path) -> str:
         raise NoTable(f"no table is called {name!r}")
     file, made = TABLES[name]
     path = (RESULTS if file == ENCODER else results) / file
-    try:
-        return made(json.loads(path.read_text(encoding="utf-8")))
+    try:  # of several machines side by side, a table each
+        found = sorted(path.parent.glob(path.name)) or [path]
+        return "\n\n".join(made(json.loads(one.read_text(encoding="utf-8"))) for one in found)
     except OSError:
         raise NoTable(f"{name!r} needs {path}, which is not there: make it (CONTRIBUTING.md)") from None
     except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from benchmarks import harness
 from sparsight.files import write_json
 
@@ -26,7 +28,7 @@ SHORT = (
 SUITE = {
     "attention": "attention-cpu",
     "tiles": "tiles-cpu",
-    "ladder": "ladder-cpu",
+    "ladder": f"ladder-{harness.kind(torch.device('cpu'))}",
     "shares": "shares-cpu",
     "scaling": "scaling-cpu",
     "preparing": "preparing-cpu",

@@ -206,6 +206,11 @@ def test_pareto_and_finalists():
     chosen = finalists(many)
     assert len(chosen) == FINALISTS
     assert (chosen[0], chosen[-1]) == (many[0], many[-1])
+    nearer = finalists(many, wanted_ms=30)
+    assert len(nearer) == FINALISTS
+    assert (nearer[0], nearer[-1]) == (many[0], many[-1])
+    near = [t for t in nearer if abs(t.latency_ms - 30) <= 2]
+    assert len(near) >= FINALISTS // 2 > len([t for t in chosen if abs(t.latency_ms - 30) <= 2])
 
 
 FRONT = [

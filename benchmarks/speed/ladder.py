@@ -1,7 +1,8 @@
 """Whole models, one row for each technique, and what a user would try instead.  Random weights.
 
-`python -m benchmarks.speed.ladder` writes results/ladder-<device>.json.  Only speed is meant: what
-the techniques cost in quality is in docs/compare.md.
+`python -m benchmarks.speed.ladder` writes results/ladder-<kind>.json, a file for each kind of machine
+(`cpu-avx2`, `cpu-avx512`, ...; `cuda`).  Only speed is meant: what the techniques cost in quality is in
+docs/compare.md.
 """
 
 import argparse
@@ -100,4 +101,4 @@ if __name__ == "__main__":
         device, torch.float32, keep=KEEP, mlp_keep=MLP_KEEP, exit_keep=EXIT_KEEP, weights="random",
         command="python -m benchmarks.speed.ladder",
     )  # fmt: skip
-    harness.run(f"ladder-{device.type}", __file__, cases, protocol, arguments.only)
+    harness.run(f"ladder-{harness.kind(device)}", __file__, cases, protocol, arguments.only)

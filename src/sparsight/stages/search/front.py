@@ -33,11 +33,21 @@ def pareto(trials: Sequence[Trial]) -> list[Trial]:
     return best[::-1]
 
 
-def finalists(front: Sequence[Trial]) -> list[Trial]:
-    """At most so many of the front, spread evenly, both ends among them."""
+def finalists(front: Sequence[Trial], wanted_ms: float | None = None) -> list[Trial]:
+    """At most so many of the front, spread evenly, both ends among them.
+
+    With a latency that is asked for, half of them are those that come nearest to it.
+    """
     if len(front) <= FINALISTS:
         return list(front)
-    return [front[round(place * (len(front) - 1) / (FINALISTS - 1))] for place in range(FINALISTS)]
+    near: set[int] = set()
+    if wanted_ms is not None:
+        by_distance = sorted(range(len(front)), key=lambda n: abs(front[n].latency_ms - wanted_ms))
+        near = set(by_distance[: FINALISTS // 2])
+    others = [place for place in range(len(front)) if place not in near]
+    count = FINALISTS - len(near)
+    even = {others[round(place * (len(others) - 1) / (count - 1))] for place in range(count)}
+    return [front[place] for place in sorted(near | even)]
 
 
 def run_front(

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +83,14 @@ def search(
     proxy = Proxy(bench, plan)
     space = space_of(bench_of(model, searched, MOST), plan, proxy.damages[0], picture)
     latency = Latency(model, picture, plan, latency_table or out / TABLE_FILE)
+    wanted_ms = _wanted_ms(budget, latency)
     recipe = [plan.to_json(), settings.model_dump(mode="json"), len(images), _plain(space.genes)]
     trials = run_trials(
         space, settings, latency, proxy.steps, out,
         hashlib.sha256(json.dumps(recipe).encode()).hexdigest()[:16],
-        within=_within(budget, latency) if settings.preset == "evolution" else lambda _: True,
+        within=lambda ms: settings.preset != "evolution" or wanted_ms is None or ms <= wanted_ms,
     )  # fmt: skip
-    points = fronts.finalists(fronts.pareto(trials))
+    points = fronts.finalists(fronts.pareto(trials), wanted_ms)
     if not points:
         why = proxy.refused or "none is within the limits, or the features are not finite"
         raise SparsightError(f"none of {len(trials)} settings could be judged: {why}")
@@ -157,14 +158,9 @@ def _chosen(
     return chosen
 
 
-def _within(budget: Budget, latency: Latency) -> Callable[[float], bool]:
-    """Whether a predicted latency meets the budget; SparseViT resamples those that do not."""
-    dense, speedup, most = latency(()), budget.speedup, budget.latency_ms
-    if speedup is not None:
-        return lambda ms: dense / ms >= speedup
-    if most is not None:
-        return lambda ms: ms <= most
-    return lambda _: True
+def _wanted_ms(budget: Budget, latency: Latency) -> float | None:
+    """The latency that the budget allows, if it is one of time."""
+    return latency(()) / budget.speedup if budget.speedup else budget.latency_ms
 
 
 def _plain(genes: Any) -> dict[str, list[str]]:
