@@ -221,6 +221,21 @@ def heed_interrupts():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def no_crossover(monkeypatch):
+    """Whether a plan pays here is not measured: it takes seconds, and is another answer every time."""
+    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
+
+
+@pytest.fixture
+def crossover_at_few_tokens(monkeypatch, no_crossover):
+    """It is measured, at two sizes so small that nothing is gained."""
+    from sparsight.stages import crossover
+
+    monkeypatch.setattr("sparsight.stages.steps.crossover", crossover.crossover)
+    monkeypatch.setattr(crossover, "GRID_SIDES", (2, 3))
+
+
 @pytest.fixture
 def no_heic(monkeypatch):
     """As if the extra [heic] were not installed."""

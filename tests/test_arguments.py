@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import make_images, make_model
+from test_images import fill
 
 import sparsight
 from sparsight.arguments import checked
+from sparsight.encode.settings import EncoderSettings
 from sparsight.errors import LONGEST, SparsightError
 
 SVE = sparsight.SVE(layers=(0,), min_tokens=0)
@@ -22,6 +24,12 @@ WRONG = {
     "a choice": lambda m, p: sparsight.optimize(m, p, SVE, select_by="by hand"),
     "NaN": lambda m, p: sparsight.optimize(m, p, SVE, max_error=float("nan")),
     "a folder": lambda m, p: sparsight.load(3),
+    "a size in words": lambda m, p: sparsight.ImageFolder(".", "square"),
+    "no size": lambda m, p: sparsight.evaluate(m, SVE, "features", ".", resolution=0),
+    "three sides": lambda m, p: sparsight.measure(
+        m, sparsight.Plan(methods=(SVE,)), resolutions=[(64, 64, 3)]
+    ),
+    "a side below zero": lambda m, p: sparsight.doctor(m, -64),
     "a place": lambda m, p: sparsight.save(sparsight.Plan(methods=(SVE,)), [1]),
     "a plan": lambda m, p: sparsight.measure(m, b"x"),
     "names": lambda m, p: sparsight.compare(m, p, methods=sparsight.Plan(methods=(SVE,))),
@@ -45,6 +53,19 @@ def test_every_kind_of_wrong_argument_is_one_sentence(name, tmp_path, monkeypatc
     assert 0 < len(text) <= LONGEST
     assert text.isprintable()
     assert not list(tmp_path.iterdir())
+
+
+def test_one_side_stands_for_a_square_wherever_a_size_is_taken(tmp_path):
+    model, folder = make_model("augreg", depth=2), fill(tmp_path / "images", 1, (40, 60))
+    pictures = [sparsight.ImageFolder(folder, sides)[0] for sides in (64, (64, 64))]
+    assert pictures[0].shape == (3, 64, 64)
+    assert torch.equal(*pictures)
+    plan = sparsight.Plan(methods=(SVE,))
+    measured = sparsight.measure(model, plan, None, [64, (64, 96)], repeats=1)
+    assert [case["resolution"] for case in measured["cases"]] == ["64x64"] * 2 + ["64x96"] * 2
+    judged = sparsight.evaluate(model, plan, "features", folder, 64)
+    assert judged["protocol"]["resolution"] == "64x64"
+    assert EncoderSettings(model="demo", resolution=64).resolution == (64, 64)
 
 
 def test_what_is_declared_is_what_arrives():

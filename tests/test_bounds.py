@@ -111,8 +111,7 @@ def test_windows_above_the_bound_are_kept(make):
     assert got.isfinite().all()
 
 
-def test_a_calibrated_bound_keeps_on_the_calibration_pictures_what_was_asked_for(monkeypatch):
-    monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2, 3))  # so small a model never gains
+def test_a_calibrated_bound_keeps_on_the_calibration_pictures_what_was_asked_for():
     model = make_timm_swin(depths=(2, 2))
     images = make_images(model, 4, (23, 19), 5) * torch.tensor([0.2, 0.6, 1.5, 4.0]).view(-1, 1, 1, 1)
     settings = DROPPED.model_copy(update={"bound": "calibrated"})

@@ -131,7 +131,6 @@ def test_demo_runs_and_says_everything(tmp_path):
 @pytest.mark.usefixtures("few_scenes")
 def test_the_full_demo_distils_from_the_completed_model(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "DISTILLATION", sparsight.Distillation(steps=2))
-    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
     monkeypatch.setattr(running, "settings", lambda: {"sve-completed": (running.NINE.completed(),)})
     result = run_demo(tmp_path, (256, 256), scenes=1, repeats=1, full=True, say=print)
     assert [row["name"] for row in result["rows"]] == [

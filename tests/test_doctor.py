@@ -360,7 +360,6 @@ def run(*words):
 
 
 def test_the_command_that_is_advised_runs(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
     monkeypatch.setattr("sparsight.cli.optimize.finish", lambda *args, **more: None)  # the page
     folder = photos(tmp_path / "photos")
     done = run("doctor", checkpoint, "--resolution", 128, "--images", folder)

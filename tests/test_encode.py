@@ -138,7 +138,7 @@ def test_killed_it_goes_on(made, tmp_path):
     while time.monotonic() < deadline and not (out / "done" / "000000.json").exists():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     encode(run, images, out, outputs=("pooled", "cls", "maps"), taps=(1,))
     assert content_of(out) == content_of(straight)
 

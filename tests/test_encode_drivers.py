@@ -91,7 +91,7 @@ def test_what_an_actor_refuses_is_one_sentence(made, tmp_path, ray):
     assert "\n" not in str(caught.value)
 
 
-def test_an_address_that_nobody_answers(monkeypatch):
+def test_an_address_that_nobody_answers():
     pytest.importorskip("ray")
     from sparsight.encode.drivers import cluster
 

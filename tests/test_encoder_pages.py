@@ -51,7 +51,6 @@ def test_the_lines_of_a_section_run(title, lines):
     ours = SimpleNamespace(**{n: getattr(sparsight, n) for n in ("apply", "SparseViT")})
     ours.SVE = lambda **given: sparsight.SVE(**given | {"min_tokens": 0})
     given = {"model": model, "sparsight": ours, "pictures": PICTURE, "asked": asked}
-    given["SPARSITY"] = ((0.5,), (0.25, 0.5))
     if "patches, places" in lines:
         own = inputs_of(encoder_in(model, None), torch.randn(1, 3, 72, 72), True)
         given |= {"patches": own["pixel_values"], "places": own["pixel_position_ids"]}

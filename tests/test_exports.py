@@ -15,7 +15,7 @@ from torch.export import Dim
 import sparsight
 from sparsight.attach import family_in
 from sparsight.errors import SparsightError
-from sparsight.exports import capture, formats, front, parity
+from sparsight.exports import capture, formats, front, memory, parity
 from sparsight.exports.counts import counts_of
 from sparsight.exports.judged import judged_by_task
 from sparsight.exports.standin import stand_in
@@ -31,6 +31,12 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(autouse=True)
+def memory_unmeasured(monkeypatch):
+    """The memory of a call is measured in a process of its own, seconds for each file: in one test."""
+    monkeypatch.setattr(parity, "peak_memory_mb", lambda *given: None)
 
 
 ROOT = Path(__file__).parents[1]
@@ -387,8 +393,9 @@ def test_an_example_encodes_a_folder_without_pytorch(example, format, tmp_path):
     assert np.load(tmp_path / "v.npz")["a.png"].shape == (48,)
 
 
-def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
+def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path, monkeypatch):
     """On the embedded encoder, whose report draws its own scenes."""
+    monkeypatch.setattr(parity, "peak_memory_mb", memory.peak_memory_mb)
     from typer.testing import CliRunner
 
     from sparsight.cli import app
@@ -410,7 +417,9 @@ def test_the_verbs_export_and_take_the_file_as_an_arm(tmp_path):
     page = (run / "report.html").read_text()
     assert "Exported to pt2 in float32" in page
     assert "Segmentation on 16 pictures of scenes" in page
-    (score,) = json.loads((run / "parity-pt2.json").read_text())["task"]["scores"]
+    report = json.loads((run / "parity-pt2.json").read_text())
+    assert all(report["speed"][arm]["peak_memory_mb"] > 0 for arm in ("dense", "sparse"))
+    (score,) = report["task"]["scores"]
     assert score["engine"] == pytest.approx(score["pytorch"], abs=1e-3)  # a few pixels at an edge
     assert score["dense"] > 0.3  # a sixteenth of the usual resolution
     scenes = tmp_path / "scenes"

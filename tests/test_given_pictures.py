@@ -150,8 +150,7 @@ def test_bytes_need_a_normalisation_that_is_known():
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_other_channels_are_taken_as_the_model_has_them(channels, tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2,))  # a random model needs no more
+def test_other_channels_are_taken_as_the_model_has_them(channels, tmp_path):
     model, own = small(channels), [torch.randn(channels, *SIZE) for _ in range(4)]
     folder = fill(tmp_path / "a", 2)
     few = {"max_images": 2}
@@ -234,8 +233,7 @@ def test_every_verb_refuses_before_any_work(verb, tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_the_verbs_take_a_loader(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2,))
+def test_the_verbs_take_a_loader(tmp_path):
     loader = DataLoader([(tensor, 1) for tensor in TENSORS], batch_size=2)
     plan = sparsight.optimize(MODEL, loader, sparsight.SVE(layers=(0,), min_tokens=0), tmp_path / "run")
     assert plan.recipe["calibration_images"] == 4

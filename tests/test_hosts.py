@@ -12,7 +12,6 @@ from sparsight.attach import applied, family_in
 from sparsight.errors import PlanError, SparsightError, UnsupportedModelError
 from sparsight.families import encoder_in, family_of
 from sparsight.stages import distil as distilling
-from sparsight.stages import steps
 from sparsight.stages.measure import fused
 
 TEXT = {
@@ -157,8 +156,7 @@ def test_a_path_that_is_wrong_is_refused_and_so_are_two_encoders_of_which_none_i
         family_of(make_clip().text_model)
 
 
-def test_the_stages_take_the_path_and_a_plan_fits_the_encoder_anywhere(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "crossover", lambda model, plan: (None, []))  # it only takes time
+def test_the_stages_take_the_path_and_a_plan_fits_the_encoder_anywhere(tmp_path):
     model, path = make_llava(), "model.vision_tower"
     tower = model.get_submodule(path)
     pictures = list(make_images(tower, batch=3))

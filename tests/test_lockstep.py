@@ -30,18 +30,25 @@ class Sum:
         return self.value
 
 
+VALUES = (1e16, 1.0, -1e16, 1.0)  # 1 in this order, 0 in the reverse
+LONGEST_S = 120  # of waiting for another thread, however busy the machine is
+
+
 @pytest.fixture
 def backwards(monkeypatch):
-    """Pictures begin in the reverse of their order."""
+    """Pictures begin in the reverse of their order: each waits until the next one has begun."""
+    begun = [threading.Event() for _ in (*VALUES, None)]
+    begun[-1].set()
 
     class Backwards(ThreadPoolExecutor):
         def submit(self, run, number, job):
-            return super().submit(lambda: (time.sleep(0.02 * (len(VALUES) - number)), run(number, job)))
+            def asking(meet):
+                begun[number].set()  # the others run when this one waits in `meet`
+                job(meet)
+
+            return super().submit(lambda: begun[number + 1].wait(LONGEST_S) and run(number, asking))
 
     monkeypatch.setattr(lockstep, "ThreadPoolExecutor", Backwards)
-
-
-VALUES = (1e16, 1.0, -1e16, 1.0)  # 1 in this order, 0 in the reverse
 
 
 def run(values=VALUES, rounds=3):
@@ -146,7 +153,7 @@ def test_an_interrupt_ends_all():
         if not went_on:
             went_on.append("interrupted")  # once: a second interrupt does not wait
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-            until = time.monotonic() + 30  # however busy the machine is, the main thread gets its turn
+            until = time.monotonic() + LONGEST_S  # the main thread gets its turn
             while lockstep.failed is None and time.monotonic() < until:
                 time.sleep(0.01)
         try:

@@ -26,7 +26,6 @@ from sparsight.attach import applied
 from sparsight.errors import SparsightError, UnsupportedModelError
 from sparsight.families import family_of
 from sparsight.models import load_model
-from sparsight.stages import steps
 from sparsight.stages.crossover import crossover
 
 SIZE = (64, 64)
@@ -284,8 +283,7 @@ def derived(kind=Derived, block=Block):
 
 
 @pytest.mark.parametrize(("kind", "block"), [(Derived, Block), (Derived, Wider), (Pooling, Block)])
-def test_a_derived_class_with_the_librarys_own_blocks_works(kind, block, monkeypatch):
-    monkeypatch.setattr(steps, "crossover", lambda model, plan: (None, []))  # it only takes time
+def test_a_derived_class_with_the_librarys_own_blocks_works(kind, block):
     model, plain = derived(kind, block), derived(VisionTransformer)
     images = make_images(model, grid=(4, 4))
     with torch.no_grad():
@@ -462,8 +460,7 @@ def test_what_is_handed_over_in_place_of_a_model_is_told(name, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("augreg", torch.bfloat16), ("hf_dinov2", torch.float16)])
-def test_half_models_are_analysed_completed_and_distilled(name, dtype, monkeypatch):
-    monkeypatch.setattr(steps, "crossover", lambda model, plan: (None, []))  # it only takes time
+def test_half_models_are_analysed_completed_and_distilled(name, dtype):
     model = make_model(name).to(dtype)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     pictures = list(make_images(model, batch=2, grid=(10, 10)))
@@ -490,8 +487,7 @@ def test_half_models_are_adapted_to_dropped_windows():
     assert any(key.startswith("model.") for key in plan.weights)
 
 
-def test_other_defaults_of_torch_change_nothing(monkeypatch):
-    monkeypatch.setattr(steps, "crossover", lambda model, plan: (None, []))  # it only takes time
+def test_other_defaults_of_torch_change_nothing():
     model = make_model("augreg")
     pictures = list(make_images(model, batch=2, grid=(10, 10)))
     settings = [sparsight.SVE(layers=(0,), keep=1 / 4, completion="map", min_tokens=0)]

@@ -40,9 +40,8 @@ def test_speed_counts_what_is_saved():
 
 @pytest.fixture
 def selected(monkeypatch):
-    """Layers for pictures so small that no token stands out by a factor of ten; no crossover."""
+    """Layers for pictures so small that no token stands out by a factor of ten."""
     monkeypatch.setattr("sparsight.stages.select.by_indicator", lambda found, threshold: (5, 6))
-    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
 
 
 def small_encoder(config, tmp_path, **changes):

@@ -462,7 +462,7 @@ def _hover(driver):
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
     ActionChains(driver).move_to_element_with_offset(box, 5, 5).move_to_element(box).perform()
     told = "#plot-overlap .hoverlayer .hovertext"
-    WebDriverWait(driver, 5).until(
+    WebDriverWait(driver, 60).until(
         lambda d: "layers" in "".join(e.text for e in d.find_elements(By.CSS_SELECTOR, told))
     )
 

@@ -14,6 +14,7 @@ from sparsight.attach import family_in
 from sparsight.fit import resolve
 from sparsight.methods import tensor_name
 from sparsight.plan import Plan
+from sparsight.stages import timing
 from sparsight.stages.search import Budget, Search, search
 from sparsight.stages.search import trials as trials_module
 from sparsight.stages.search.front import FINALISTS, finalists, pareto
@@ -25,10 +26,18 @@ from sparsight.stages.search.trials import MARGIN, Trial, run_trials
 
 METHOD = sparsight.SVE(sample_every=4, keep_queries=1 / 8, min_tokens=0)
 QUICK = Search(trials=8, population=4)
-
-
 EXIT = sparsight.EarlyExit(min_tokens=0)
 ROUTING = sparsight.MLPRouting(min_tokens=0)
+
+
+@pytest.fixture(autouse=True)
+def operations(monkeypatch):
+    """Operations in the place of milliseconds: what is tried and chosen does not hang on the machine."""
+
+    def counted(arms, repeats, device, what):
+        return {key: [timing.gflops(call)] * repeats for key, call in arms.items()}
+
+    monkeypatch.setattr(timing, "interleave", counted)
 
 
 def part(base=METHOD, ranking=(2, 0, 1, 3)):
@@ -282,14 +291,8 @@ PLANS = (
 
 
 @pytest.mark.parametrize("name", ["augreg", "hf_dinov2", "eva02"])
-def test_the_parts_of_any_combination_add_up_to_the_whole(name, monkeypatch):
-    """With operations in place of milliseconds: what is predicted is what the plan really does."""
-    from sparsight.stages import timing
-
-    def counted(arms, repeats, device, what):
-        return {key: [timing.gflops(call)] * repeats for key, call in arms.items()}
-
-    monkeypatch.setattr(timing, "interleave", counted)
+def test_the_parts_of_any_combination_add_up_to_the_whole(name):
+    """What is predicted is what the plan really does."""
     model = make_model(name)
     picture = make_images(model, batch=1, grid=(18, 15))
     family, networks = family_in(model), plan_of(model, sparsight.SPOT(stages=(1, 3), hidden=8))
@@ -302,8 +305,6 @@ def test_the_parts_of_any_combination_add_up_to_the_whole(name, monkeypatch):
 
 
 def test_a_slower_machine_meanwhile_does_not_matter(monkeypatch):
-    from sparsight.stages import timing
-
     pace = iter(
         (1.0, 1.0, 3.0)
     )  # the third time anything is timed, everything takes three times as long

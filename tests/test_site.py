@@ -57,7 +57,6 @@ def test_the_readme_names_both_commands_and_is_short():
 
 
 def test_the_code_of_the_page_of_extensions_runs(monkeypatch):
-    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
     monkeypatch.setattr(families, "FAMILIES", families.FAMILIES)
     monkeypatch.setattr("sparsight.methods.METHODS", METHODS)
     found, method, host, family = {"__name__": "page"}, *code_of("extend.md")
@@ -87,7 +86,6 @@ def test_a_pipeline_and_a_feature_extractor_run_as_the_page_shows(monkeypatch):
     import transformers
     from PIL import Image
 
-    monkeypatch.setattr("sparsight.stages.steps.crossover", lambda model, plan: (None, []))
     pipeline, extractor = code_of("libraries.md")
     small = transformers.Dinov2Config(**HF_SMALL | {"patch_size": 28, "image_size": 224})
     monkeypatch.setattr(

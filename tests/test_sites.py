@@ -19,7 +19,6 @@ from sparsight.families.decomposed import Decomposed
 from sparsight.families.inputs import inputs_of
 from sparsight.ops.partition import kept_count
 from sparsight.ops.segments import Segment, segments_of
-from sparsight.stages import steps
 from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.pictures import noise
 
@@ -252,8 +251,7 @@ def test_masks_are_split_into_their_pictures_or_not_at_all():
 # Everything that is not as it should be
 
 
-def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path, monkeypatch):
-    monkeypatch.setattr(steps, "crossover", lambda model, plan: (None, []))  # it only takes time
+def test_a_plan_is_made_for_a_model_that_no_family_describes(tmp_path):
     for name in ("qwen3_vl", "naflex"):
         model = make_site(name)
         pictures = [picture(model, 10, seed)[0] for seed in range(3)]

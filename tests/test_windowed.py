@@ -201,8 +201,7 @@ def test_analysis_and_projectors_look_at_global_layers_alone(model):
     assert found.overlap_of(6, 8) == 0  # of different grids
 
 
-def test_layers_are_chosen_by_damage_and_distilled(model, monkeypatch):
-    monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2, 3))  # so small a model never gains
+def test_layers_are_chosen_by_damage_and_distilled(model):
     pictures = list(make_images(model, batch=3))
     plan = sparsight.optimize(
         model, pictures, sparsight.SVE(keep=1 / 4, score="linear", min_tokens=0),

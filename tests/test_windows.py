@@ -201,8 +201,8 @@ def test_windows_and_global_blocks_together(model):
     assert torch.equal(run_features(sparse, images), run_features(model, images))
 
 
-def test_one_pipeline_prepares_both_and_a_saved_run_brings_them_back(tmp_path, monkeypatch):
-    monkeypatch.setattr("sparsight.stages.crossover.GRID_SIDES", (2, 3))  # so small a model never gains
+@pytest.mark.usefixtures("crossover_at_few_tokens")
+def test_one_pipeline_prepares_both_and_a_saved_run_brings_them_back(tmp_path):
     model = WINDOWED["timm_sam2"]()
     given = list(pictures(model, batch=3))
     settings = [sparsight.SVE(keep=1 / 4), sparsight.SparseViT(sparsity=0.5).completed()]

@@ -2,14 +2,22 @@
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from sparsight.errors import ArgumentError
 
 MOST = 2**31 - 1  # what a count may be: libraries overflow above
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Size = tuple[Count, Count]  # of a picture in pixels, height x width
+Sides = Count | tuple[Count, Count]  # of a picture in pixels: height x width, or the side of a square
 Seed = Annotated[int, Field(ge=0, le=MOST)]
+
+
+def size_of(sides: Sides) -> tuple[int, int]:
+    """Height and width."""
+    return (sides, sides) if isinstance(sides, int) else sides
+
+
+Size = Annotated[tuple[Count, Count], BeforeValidator(size_of)]  # in settings
 
 if TYPE_CHECKING:  # who knows pydantic's constructors
     from pydantic._internal._model_construction import ModelMetaclass as _Refusing

@@ -26,10 +26,12 @@ from sparsight.encode.versus import check_comparable, compare_dense
 from sparsight.encode.watch import watched
 from sparsight.encode.work import Job, Worker
 from sparsight.files import write_json
+from sparsight.stages.progress import Progress, followed
 
 READERS = 8  # threads that read and decode, at most
 
 
+@followed
 def encode(
     settings: EncoderSettings,
     images: "str | PathLike[str]",
@@ -38,11 +40,13 @@ def encode(
     column: str | None = None,
     id_column: str | None = None,
     say: Callable[[str], Any] = lambda text: None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Encode every picture of a source into a sink that has it exactly once; returns the summary.
 
     `images` is a folder, a text file with names, tar shards, parquet, or a folder of `datasets`; `out`
-    the folder of the sink.  Interrupted, the same call goes on with the parts that are missing.  Raises
+    the folder of the sink; `progress` is told what, how much of it is done, and of how much, and `say`
+    what a user should know.  Interrupted, the same call goes on with the parts that are missing.  Raises
     SparsightError or one of its kinds; what was encoded before is kept.
     """
     how, share = how or How(), this_process()

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from sparsight.plan import Count, Data
+from sparsight.data import Count, Data, Size
 
 Output = Literal["pooled", "cls", "maps"]
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -21,7 +21,7 @@ class EncoderSettings(Data):
     checkpoint: str | None = None
     module: str | None = None  # path of the vision encoder in a larger model
     dense: bool = False  # leave the run's plan out: the control
-    resolution: tuple[Count, Count] | None = None  # every picture, height x width in pixels
+    resolution: Size | None = None  # every picture, height x width in pixels, or the side of a square
     max_tokens: Count | None = None  # each picture at its own size, with at most so many patch tokens
     outputs: tuple[Output, ...] | None = None  # None: pooled, and cls where there is a class token
     taps: tuple[Annotated[int, Field(ge=0)], ...] = ()  # layers whose tokens are given out as well

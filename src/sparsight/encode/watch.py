@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from sparsight.encode.tally import Tally
+from sparsight.stages.progress import told
 
 SAY_EVERY_S = 30.0  # where there is no terminal to draw a bar on
 
@@ -16,13 +17,16 @@ def watched(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
+    console, progress = Console(stderr=True), told()
     bar = Progress(
         TextColumn("Encoding"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"),
-        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+        TimeRemainingColumn(), console=console, transient=True,
+        disable=progress is not None or not console.is_terminal,
     )  # fmt: skip
     so_far, began = Tally(), time.perf_counter()
-    told = began
+    said = began
+    if progress:
+        progress("Encoding", 0, total)
     with bar:
         task = bar.add_task("", total=total)
         for tally in tallies:
@@ -30,9 +34,11 @@ def watched(
             now = time.perf_counter()
             seen = so_far.pictures + len(so_far.left_out)
             bar.update(task, completed=seen, description=rates(so_far, now - began))
-            if not console.is_terminal and now - told > SAY_EVERY_S:
+            if progress:
+                progress("Encoding", seen, total)
+            elif not console.is_terminal and now - said > SAY_EVERY_S:
                 say(f"{seen:,} of {total:,} pictures; {rates(so_far, now - began)}")
-                told = now
+                said = now
             yield tally
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from sparsight.arguments import checked
 from sparsight.attach import What, applied, apply, as_plan, family_in, restore
-from sparsight.data import Count, Size
+from sparsight.data import Count, Sides, size_of
 from sparsight.errors import ImagesError, PlanError, SparsightError
 from sparsight.exports import checks
 from sparsight.exports.capture import written
@@ -65,7 +65,7 @@ def export(
     what: What | None = None,
     out: str | os.PathLike[str] = "export",
     format: str = "onnx",
-    sizes: Sequence[Size] | None = None,
+    sizes: Sequence[Sides] | None = None,
     dynamic: bool = False,
     batch: Batch = 1,
     dtype: DType = "float32",
@@ -81,8 +81,9 @@ def export(
     `what`     what `apply` takes; None: what is applied to the model, or else the dense model
     `out`      a file with the format's ending, or a folder
     `format`   "pt2", "onnx", "openvino", "aoti" or "executorch"
-    `sizes`    of pictures, height x width; one file each.  With `dynamic`, one file for all between the
-               smallest and the largest sides of these (else from 256 px to the plan's resolution)
+    `sizes`    of pictures, (height, width) or the side of a square; one file each.  With `dynamic`, one
+               file for all between the smallest and the largest sides of these (else from 256 px to the
+               plan's resolution)
     `batch`    so many pictures at once, or "dynamic"
     `outputs`  "features", "pooled", "cls", "map", or "tap<layer>"
     `images`   pictures, in any form `optimize` takes: the file is compared with PyTorch on them, and
@@ -130,12 +131,12 @@ def export(
 
 
 def _shapes(
-    model: nn.Module, plan: Plan | None, sizes: Sequence[Size] | None, dynamic: bool, batch: Batch
+    model: nn.Module, plan: Plan | None, sizes: Sequence[Sides] | None, dynamic: bool, batch: Batch
 ) -> list[Shapes]:
     """One for each file; ImagesError if a size does not suit the model."""
     own = wanted_by(model)
     usual = (plan.resolution if plan is not None else None) or own.size
-    named: list[Any] = [tuple(size) for size in sizes or ()] or [usual]
+    named: list[Any] = [size_of(sides) for sides in sizes or ()] or [usual]
     if named[0] is None:
         raise ImagesError("neither the plan nor the model says a size of pictures: give sizes")
     patch, channels = own.patch_px, channels_of(model)

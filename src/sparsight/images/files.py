@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sparsight.arguments import checked
+from sparsight.data import Sides, size_of
 from sparsight.errors import ImagesError
 from sparsight.images.decode import decoded
 from sparsight.images.folder import look_through
@@ -21,7 +22,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ImageFiles:
-    """Image files, resized to one resolution and normalised.
+    """Image files, resized to one resolution (height, width), or the side of a square, and normalised.
 
     There are as many channels as `mean` has values: three are RGB, one is grey, four are the bands of an
     RGBA file, none of them taken as transparency.
@@ -30,12 +31,12 @@ class ImageFiles:
     def __init__(
         self,
         paths: "Sequence[str | PathLike[str]]",
-        resolution: tuple[int, int],
+        resolution: Sides,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:
-        self.paths, self.resolution = [Path(path) for path in paths], resolution
-        if min(resolution) < 1:
+        self.paths, self.resolution = [Path(path) for path in paths], size_of(resolution)
+        if min(self.resolution) < 1:
             raise ImagesError(f"resolution {resolution} is no height and width in pixels")
         self.mean, self.std = normal_of(mean, std)
         self.noted: dict[str, set[int]] = {}  # what was read otherwise than it stands -> which files
@@ -62,7 +63,8 @@ class ImageFiles:
 class ImageFolder(ImageFiles):
     """Every image file under a folder, in the order of their names.
 
-    `passed` counts what else was there, by reason.  Hidden files are passed over, and links to folders
+    `resolution` is (height, width), or the side of a square, in pixels; `passed` counts what else was
+    there, by reason.  Hidden files are passed over, and links to folders
     are followed, each folder once.
     """
 
@@ -70,7 +72,7 @@ class ImageFolder(ImageFiles):
     def __init__(
         self,
         folder: "str | PathLike[str]",
-        resolution: tuple[int, int],
+        resolution: Sides,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
     ) -> None:

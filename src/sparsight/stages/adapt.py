@@ -36,6 +36,7 @@ from sparsight.scores.tokens import magnitude
 from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
 from sparsight.stages.pictures import pictures_for
+from sparsight.stages.progress import Progress, followed
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
 CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
@@ -99,6 +100,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.flatten(1, -2)
 
 
+@followed
 @checked
 def adapt(
     model: nn.Module,
@@ -107,12 +109,14 @@ def adapt(
     settings: Adaptation | None = None,
     folder: Path | None = None,
     loss: Loss | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Plan, list[float]]:
     """Adapt `model` to dropping windows where `plan` does; returns the plan with the changed weights.
 
     `images` are pictures in any form that `optimize` takes, or with a `loss` tuples of a picture and its
     labels.  Also returns the loss of every step.  `model` itself is the teacher and stays as it is.  A
-    `folder` is used as by `distil`.  Raises PlanError if the plan is another method's.
+    `folder` is used as by `distil`, `progress` as by `optimize`.  Raises PlanError if the plan is
+    another method's.
     """
     settings = settings or Adaptation()
     if plan.find(SparseViT) is None:

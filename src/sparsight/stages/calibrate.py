@@ -19,7 +19,7 @@ from sparsight.scores import attention as scores
 from sparsight.scores.view import View
 from sparsight.stages.observe import LayerView, outputs_of, watch
 from sparsight.stages.pictures import pictures_for
-from sparsight.stages.progress import track
+from sparsight.stages.progress import Progress, followed, track
 
 TRUE_FRACTION = 1 / 8  # the paper's: the top 1/8 of m is what a scorer has to find
 KEPT_FRACTIONS = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)  # the recall curve's x axis (Fig. 5)
@@ -56,6 +56,7 @@ class Analysis(Data):
         return self.overlap[places[one]][places[other]]
 
 
+@followed
 @checked
 def analyze(
     model: nn.Module,
@@ -63,12 +64,14 @@ def analyze(
     max_images: Count = 16,
     projectors: "dict[int, Tensor] | None" = None,
     module: str | None = None,
+    progress: Progress | None = None,
 ) -> Analysis:
     """Measure every layer's attention over up to `max_images` images, spread over the whole set.
 
     `images` are pictures in any form that `optimize` takes.
     `projectors` (layer -> weight) adds the trained scorer's recall of the layers that have one;
     `module` is the path of the vision encoder inside a larger model, which alone is run.
+    `progress` is told as by `optimize`.
     Memory above the model: one picture's activations and 64 rows of attention; no N x N map.
     """
     model = encoder_in(model, module)

@@ -23,7 +23,7 @@ from sparsight.stages.bench import Bench, bench_of
 from sparsight.stages.complete import complete
 from sparsight.stages.measure import fused, name
 from sparsight.stages.pictures import pictures_for
-from sparsight.stages.progress import track
+from sparsight.stages.progress import Progress, followed, track
 
 RANKING_IMAGES = 1  # layers are ranked by the damage each does alone
 COMPLETION_IMAGES = 6
@@ -45,6 +45,7 @@ class Entry:
 Judge = Callable[[Sequence[Arm]], list[dict[str, float]]]
 
 
+@followed
 @checked
 def compare(
     model: nn.Module,
@@ -55,12 +56,14 @@ def compare(
     max_images: Count = 8,
     module: str | None = None,
     judge: tuple[str, Judge] | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure the dense model, all methods that need no training, and `plans`, on `images`.
 
     `images`   pictures in any form that `optimize` takes
     `methods`  names of those to compare; none: all that fit the model, and combinations of them
     `judge`    name and function of another quality than the cosine to the dense features
+    `progress` is told as by `optimize`
     Returns `protocol`, `rows`, what was `left_out`, by method and with the reason, and which pictures
     were `skipped`.
     """

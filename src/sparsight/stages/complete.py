@@ -82,6 +82,7 @@ def _fit(bench: Bench, student: nn.Module, todo: dict[nn.Module, Place], saved: 
     """All calibration pictures through the student, in step."""
     mine, asked = threading.local(), dict[str, Place]()
     ticks = track(range(len(todo)), "Completing", len(todo))
+    next(ticks, None)  # the first is begun, and each `next` from here on ends one
 
     def fit(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         place = todo[module]
@@ -118,7 +119,7 @@ def _fit(bench: Bench, student: nn.Module, todo: dict[nn.Module, Place], saved: 
         placed = bench.placed(_count(bench, todo)) if todo else ()
         Lockstep(note).run([job(place, picture) for place, picture in placed])
     finally:
-        list(ticks)
+        ticks.close()
         for handle in handles:
             handle.remove()
 

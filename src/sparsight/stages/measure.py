@@ -10,7 +10,7 @@ from torch import nn
 
 from sparsight.arguments import checked
 from sparsight.attach import applied, apply, dense_calls, family_in
-from sparsight.data import Count, Size
+from sparsight.data import Count, Sides, size_of
 from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families import encoder_in
 from sparsight.images import Images, Reader, check_resolution, named
@@ -20,26 +20,29 @@ from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.pictures import noise, pictures_for
-from sparsight.stages.progress import track
+from sparsight.stages.progress import Progress, followed, track
 
 
+@followed
 @checked
 def measure(
     model: nn.Module,
     plan: Plan,
     images: Any = None,
-    resolutions: Sequence[Size] = ((1024, 1024),),
+    resolutions: Sequence[Sides] = (1024,),
     batches: Sequence[Count] = (1,),
     repeats: Count = 7,
     max_images: Count = 16,
     module: str | None = None,
     engine: nn.Module | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare `model` as it is (dense) with `plan` applied to a copy of it.
 
-    `images` are pictures in any form that `optimize` takes.  `module` is the path of the vision encoder
-    inside a larger model; the encoder alone is measured.  `engine` stands for the plan applied where an
-    exported file is the sparse arm (exports/standin.py): PyTorch does not see its work and memory.
+    `images` are pictures in any form that `optimize` takes, each of `resolutions` (height, width) or a
+    square's side.  `module` is the path of the vision encoder inside a larger model; the encoder alone
+    is measured.  `engine` stands for the plan applied where an exported file is the sparse arm
+    (exports/standin.py): PyTorch does not see its work and memory.  `progress` is told as by `optimize`.
     Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
     `fidelity` of the final features at the images' own resolution.
     """
@@ -47,8 +50,9 @@ def measure(
     if applied(model):
         raise PlanError("measure compares a dense model with a plan: restore the model first")
     family = family_in(model)
-    for resolution in resolutions:
-        check_resolution(resolution, family.patch_px(model))
+    sizes = [size_of(sides) for sides in resolutions]
+    for size in sizes:
+        check_resolution(size, family.patch_px(model))
     if images is not None:
         images = pictures_for(model, images, max_images, plan.resolution)
     first = next(model.parameters())
@@ -57,18 +61,18 @@ def measure(
         with fused(*arms.values()):
             cases = [
                 case
-                for resolution in resolutions
+                for size in sizes
                 for batch in batches
-                for case in _cases(arms, resolution, batch, repeats, first, engine is None)
+                for case in _cases(arms, size, batch, repeats, first, engine is None)
             ]
         result = {
             "protocol": timing.protocol(
                 first.device, first.dtype, repeats=repeats,
-                resolution=[name(r) for r in resolutions], batch=list(batches),
+                resolution=[name(size) for size in sizes], batch=list(batches),
                 plan=as_applied(arms["sparse"]).label, source=plan.source,
             ),
             "cases": cases,
-            "notes": [note for size in resolutions for note in fallback_notes(arms["sparse"], size)],
+            "notes": [note for size in sizes for note in fallback_notes(arms["sparse"], size)],
         }  # fmt: skip
         if calls := dense_calls(arms["sparse"]):
             result["dense_calls"] = dict(calls)  # of sparse layers, by reason

@@ -29,6 +29,7 @@ from sparsight.stages.bench import Bench, How, bench_of, blank
 from sparsight.stages.complete import COMPLETION_FILE
 from sparsight.stages.distil import Distillation
 from sparsight.stages.pictures import pictures_for
+from sparsight.stages.progress import Progress, followed
 from sparsight.stages.relevance import RelevanceTraining
 from sparsight.stages.steps import STEPS, steps_of
 from sparsight.stages.timing import versions
@@ -41,6 +42,7 @@ TRAINED: dict[str, type[Settings]] = {"distillation": SVE, "adaptation": SparseV
 FOUND_FILES = {"analysis": "analysis.json", "analysis-sparse": "analysis-sparse.json"}
 
 
+@followed
 @checked
 def optimize(
     model: nn.Module,
@@ -57,6 +59,7 @@ def optimize(
     max_images: Count = 16,
     source: str | None = None,
     module: str | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Find and prepare a sparse plan for `model`; the model itself is left as it was.
 
@@ -74,6 +77,8 @@ def optimize(
                      `indicator_threshold`
     `reuse_overlap`  consecutive layers with at least this overlap share a pattern; None: none do
     `module`         path of the vision encoder inside a larger model, such as "vision_tower"
+    `progress`       is called with (what, done, total), such as ("Completing", 3, 12), as each stage
+                     goes on, in place of a bar on the terminal; what it raises ends the work
 
     Returns the plan; `apply(model, plan, module)` makes the model sparse.
     """

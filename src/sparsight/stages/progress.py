@@ -1,22 +1,65 @@
-"""One progress bar for every stage: on the terminal if there is one (and rich), silent otherwise."""
+"""How far a stage is: told to the caller's `progress`, or else shown as a bar on the terminal."""
 
-from collections.abc import Iterable, Iterator
+import inspect
+from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar
+from functools import wraps
 from importlib.util import find_spec
-from typing import TypeVar
+from typing import Any, ParamSpec, TypeVar
 
+Progress = Callable[[str, int, int], Any]  # of what is done, how much, and of how much
 Item = TypeVar("Item")
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+_told: ContextVar[Progress | None] = ContextVar("told", default=None)
 
 
-def track(items: Iterable[Item], what: str, total: int | None = None) -> Iterator[Item]:
-    """Yield the items, showing how far it is."""
-    if find_spec("rich") is None:  # a server has none
-        return iter(items)
+def followed(function: Callable[Given, Answer]) -> Callable[Given, Answer]:
+    """`function`, whose argument `progress` is told how far each of its stages is."""
+
+    @wraps(function)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        given = inspect.signature(function).bind(*args, **kwargs).arguments.get("progress")
+        if given is None:  # what calls it may be followed
+            return function(*args, **kwargs)
+        before = _told.set(given)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            _told.reset(before)
+
+    return call
+
+
+def told() -> Progress | None:
+    """Who is to be told, if anybody."""
+    return _told.get()
+
+
+def track(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
+    """Yield the items of a stage named `what`, saying how far it is: at most `total` of them."""
+    say = told()  # now: the items may be taken by another thread
+    return _telling(items, what, total, say) if say else _showing(items, what, total)
+
+
+def _telling(items: Iterable[Item], what: str, total: int, say: Progress) -> Generator[Item, None, None]:
+    say(what, 0, total)
+    for done, item in enumerate(items, 1):
+        yield item
+        if done < total:
+            say(what, done, total)
+    say(what, total, total)  # also where some were left out
+
+
+def _showing(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
+    """On the terminal if there is one (and rich, which a server has not)."""
+    if find_spec("rich") is None:
+        yield from items
+        return
     from rich.console import Console
-    from rich.progress import track as rich_track
+    from rich.progress import track as bar
 
     console = Console(stderr=True)
-    return iter(
-        rich_track(
-            items, what, total=total, console=console, disable=not console.is_terminal, transient=True
-        )
-    )
+    hidden = not console.is_terminal
+    yield from bar(items, what, total=total, console=console, disable=hidden, transient=True)

@@ -33,6 +33,7 @@ from sparsight.ops.fidelity import relative_square, salience
 from sparsight.plan import Plan
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.pictures import pictures_for
+from sparsight.stages.progress import Progress, followed
 from sparsight.stages.relevance_error import fit_errors
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 
@@ -92,6 +93,7 @@ class RelevanceLoss(nn.Module):
         return total
 
 
+@followed
 @checked
 def fit_relevance(
     model: nn.Module,
@@ -100,13 +102,15 @@ def fit_relevance(
     settings: RelevanceTraining | None = None,
     folder: Path | None = None,
     task_loss: TaskLoss | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Plan, list[float]]:
     """Train the networks of a SPOT plan for `model`; returns the plan with them, and every step's loss.
 
     `model` itself is the teacher and stays as it is.  Networks that the plan has are trained on, others
     start at random.  `images` are pictures in any form that `optimize` takes, or with a `task_loss`
     pairs of a picture and its truth, a tensor.  With a `folder` the state is saved every minute, at an
-    interrupt and at the end, and the same call goes on from there to the same weights.
+    interrupt and at the end, and the same call goes on from there to the same weights.  `progress` is
+    told as by `optimize`.
     """
     last = plan.one(SPOT).model_copy(update={"completion": "last", "taps": ()})  # maps come after it
     settings = settings or RelevanceTraining()

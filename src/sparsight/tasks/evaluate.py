@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsight.arguments import checked
 from sparsight.attach import What, applied, apply, as_plan
-from sparsight.data import Size
+from sparsight.data import Sides, size_of
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import encoder_in
 from sparsight.modes import evaluating
@@ -17,6 +17,7 @@ from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.pictures import check_takes
+from sparsight.stages.progress import Progress, followed
 from sparsight.tasks import task_named
 from sparsight.tasks.base import Arms, requested, shares_told
 from sparsight.tasks.paired import CONFIDENCE, RESAMPLES
@@ -25,24 +26,27 @@ OF_FEATURES = ("segmentation", "classification", "salient")  # what reads nothin
 COMMON = {"data", "resolution", "mean", "std", "max_images", "seed", "worst"}
 
 
+@followed
 @checked
 def evaluate(
     model: nn.Module,
     plan: What,
     task: str,
     data: str | Path,
-    resolution: Size | None = None,
+    resolution: Sides | None = None,
     module: str | None = None,
     engine: nn.Module | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Judge `model` as it is (dense) and a copy with a plan applied, on the folder `data`.
 
     `plan`         a plan, or whatever else `apply` takes
     `task`         one of `sparsight.tasks.TASKS`
-    `resolution`   height and width; the plan's unless given
+    `resolution`   height and width, or the side of a square; the plan's unless given
     `module`       attribute path of the encoder, if `model` is a larger model
     `engine`       stands for the plan applied, where an exported file is judged (exports/standin.py)
+    `progress`     is told as by `sparsight.optimize`
     `options`      those of `sparsight.tasks.base.Request`
 
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
@@ -50,9 +54,9 @@ def evaluate(
     the `worst` images, and what was `skipped` or needs `notes`.
     """
     given = as_plan(plan)
-    size = resolution or given.resolution
-    if size is None:
+    if (sides := resolution or given.resolution) is None:
         raise PlanError("this plan does not say for which resolution it was made: give one")
+    size = size_of(sides)
     chosen = task_named(task)
     request = requested(Path(data), size, options)
     if not request.data.is_dir():

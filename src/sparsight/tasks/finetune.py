@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sparsight.arguments import checked
 from sparsight.attach import applied
-from sparsight.data import Count, Size
+from sparsight.data import Count, Sides, size_of
 from sparsight.errors import PlanError, SparsightError
 from sparsight.families import Family, encoder_in, family_of
 from sparsight.files import check_writable, write_atomically, write_json
@@ -30,6 +30,7 @@ from sparsight.ops.grids import grid_of
 from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.pictures import check_takes
+from sparsight.stages.progress import Progress, followed
 from sparsight.stages.train import Batches, Training, in_float32, processes, train
 from sparsight.tasks import layouts, mask_survey
 from sparsight.tasks.base import patches_of, requested
@@ -69,14 +70,16 @@ class ProbeLoss(nn.Module):
         return F.cross_entropy(logits.float(), shares.flatten(0, -2))
 
 
+@followed
 @checked
 def finetune(
     model: nn.Module,
     data: str | Path,
-    resolution: Size,
+    resolution: Sides,
     out: str | Path,
     settings: Finetuning | None = None,
     module: str | None = None,
+    progress: Progress | None = None,
     **options: Any,
 ) -> dict[str, Any]:
     """Write a copy of `model`, fine-tuned on the pictures and masks in `data`, into the folder `out`.
@@ -84,16 +87,16 @@ def finetune(
     `model` stays as it is.  `out`/model.safetensors has all weights, by the model's own keys; the
     returned facts, losses among them, are in `out`/finetune.json.  `module` is the attribute path of the
     encoder in a larger model, and `options` are those of `sparsight.tasks.base.Request`.  The state is
-    saved every minute and at an interrupt; the same call goes on from there.  Weights that are in `out`
-    already are never overwritten.
+    saved every minute and at an interrupt; the same call goes on from there.  `progress` is told as by
+    `sparsight.optimize`.  Weights that are in `out` already are never overwritten.
     """
-    settings, out = settings or Finetuning(), Path(out)
+    settings, out, size = settings or Finetuning(), Path(out), size_of(resolution)
     encoder = encoder_in(model, module)
     if applied(encoder):
         raise PlanError("finetune starts from the dense model: call sparsight.restore(model) first")
     family = family_of(encoder)
-    request = requested(Path(data), resolution, {"max_train_images": settings.probe_images, **options})
-    check_takes(encoder, resolution, len(request.mean))
+    request = requested(Path(data), size, {"max_train_images": settings.probe_images, **options})
+    check_takes(encoder, size, len(request.mean))
     table = read_table(request.table) if request.table else None
     samples = LabelledFiles(layouts.salient(request.data).train, request, object_masks(table))
     if settings.batch > len(samples):
@@ -109,9 +112,9 @@ def finetune(
     tuned = in_float32(copy.deepcopy(model)).to(accelerator.device).eval()
     with evaluating(tuned):
         start = fit_each((encoder_in(tuned, module),), samples, request, CLASSES).probes[0]
-        black = torch.zeros(len(request.mean), *resolution, dtype=torch.float32, device="cpu")
+        black = torch.zeros(len(request.mean), *size, dtype=torch.float32, device="cpu")
         patches = len(patches_of(encoder_in(tuned, module), black))
-    grid = grid_of(patches, resolution)
+    grid = grid_of(patches, size)
     known = identity(encoder, family).model_dump(mode="json")
     adapters = _with_adapters(encoder_in(tuned, module), family, settings)
     loss_of = ProbeLoss(encoder_in(tuned, module), family, start).to(accelerator.device)
@@ -127,12 +130,12 @@ def finetune(
     losses = train(
         accelerator, loss_of, trained, batch_of, settings, settings.learning_rate or LEARNING_RATE,
         "fine-tuning", out / CHECKPOINT_FILE,
-        [known, settings.model_dump(mode="json"), size_name(resolution), len(samples)],
+        [known, settings.model_dump(mode="json"), size_name(size), len(samples)],
     )  # fmt: skip
     adapters.merge_and_unload()
     facts = {
         "protocol": timing.setting(accelerator.device, torch.float32)
-        | {"data": request.data.name, "resolution": size_name(resolution), "images": len(samples)},
+        | {"data": request.data.name, "resolution": size_name(size), "images": len(samples)},
         "settings": settings.model_dump(mode="json"),
         "losses": losses,
         "skipped": list(reader.skipped.values()),

@@ -63,5 +63,6 @@ def fit(features: Tensor, targets: Tensor, classes: int, what: str = "Fitting th
 
     with torch.enable_grad():
         solver.step(loss)
+    list(steps)  # it converged in fewer
     scaled = weight.detach() / std[:, None]
     return Probe(scaled, bias.detach() - mean @ scaled)

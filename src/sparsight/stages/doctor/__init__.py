@@ -11,7 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from sparsight.arguments import checked
 from sparsight.attach import applied
+from sparsight.data import Sides, size_of
 from sparsight.errors import PlanError, UnsupportedModelError
 from sparsight.families import Family, encoder_in, encoders_inside, family_of
 from sparsight.families.inputs import channels_of
@@ -27,9 +29,10 @@ BUDGET_S = 11.0  # for what is timed; counting takes a few more, and pictures ha
 SIDE = 1024  # of a picture, where none is given: the nearest that the model's patches divide
 
 
+@checked
 def doctor(
     model: nn.Module,
-    resolution: int | tuple[int, int] | None = None,
+    resolution: Sides | None = None,
     images: str | PathLike[str] | None = None,
     module: str | None = None,
 ) -> dict[str, Any]:
@@ -78,14 +81,12 @@ def doctor(
     return about | {"seconds": time.perf_counter() - began}
 
 
-def size_for(
-    family: Family, encoder: nn.Module, resolution: int | tuple[int, int] | None
-) -> tuple[int, int]:
+def size_for(family: Family, encoder: nn.Module, resolution: Sides | None) -> tuple[int, int]:
     """Height and width to look at; ImagesError if the model's patches do not divide them."""
     patch = family.patch_px(encoder)
     if resolution is None:
         return (max(1, round(SIDE / patch[0])) * patch[0], max(1, round(SIDE / patch[1])) * patch[1])
-    size = (resolution, resolution) if isinstance(resolution, int) else resolution
+    size = size_of(resolution)
     check_resolution(size, patch)
     return size
 

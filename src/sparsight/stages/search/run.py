@@ -25,6 +25,7 @@ from sparsight.stages.compare import Judge, by_features
 from sparsight.stages.complete import COMPLETION_FILE, complete
 from sparsight.stages.measure import name
 from sparsight.stages.pictures import pictures_for
+from sparsight.stages.progress import Progress, followed
 from sparsight.stages.search import front as fronts
 from sparsight.stages.search.budget import Budget
 from sparsight.stages.search.latency import Latency
@@ -37,6 +38,7 @@ REPEATS = 7
 TABLE_FILE = "latency.json"
 
 
+@followed
 @checked
 def search(
     model: nn.Module,
@@ -51,6 +53,7 @@ def search(
     source: str | None = None,
     module: str | None = None,
     judge: tuple[str, Judge] | None = None,
+    progress: Progress | None = None,
 ) -> Plan:
     """Find the settings that meet `budget`; the model itself is left as it was.
 
@@ -62,6 +65,7 @@ def search(
     `latency_table`  file of measured parts; in `out` unless given
     `judge`          name and function of the reported quality, on pictures of its own; None: the cosine
                      to the dense features, on every second picture, which the search then does not see
+    `progress`       is told as by `optimize`
 
     Writes the front into `out` (each point is a run), and the chosen plan as the run `out` itself.
     Raises SparsightError, with the front saved, if the budget cannot be met.
