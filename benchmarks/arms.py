@@ -73,15 +73,16 @@ class Features(nn.Module):
 
 def ladder(subject: Subject) -> dict[str, Build]:
     """One row for each technique, each on top of the one before, and the dense rows they stand on."""
-    sparse = settings(subject)
+    sparse, leaving = settings(subject), fewer_tokens(subject)
     sampled, routed = next(iter(sparse.values())), list(sparse.values())[-1]
     return {
         "dense, attention not fused": partial(unfused, subject),
         DENSE: partial(applied, subject, None),
         "dense, compiled": partial(compiled, subject, None),
         **{name: partial(applied, subject, what) for name, what in sparse.items()},
-        **{name: partial(applied, subject, what) for name, what in fewer_tokens(subject).items()},
+        **{name: partial(applied, subject, what) for name, what in leaving.items()},
         "routed, compiled": partial(compiled, subject, routed),
+        **{f"{name}, compiled": partial(compiled, subject, what) for name, what in leaving.items()},
         "dense, bfloat16": partial(bfloat16, subject, None),
         "sampled, bfloat16": partial(bfloat16, subject, sampled),
         "routed, bfloat16": partial(bfloat16, subject, routed),

@@ -69,8 +69,7 @@ def measure(
             with torch.inference_mode():
                 call = build()
             if COMPILED in name:  # the counter does not see into compiled code
-                with torch.inference_mode():
-                    call()
+                rows[name] |= cold_start(call)
             else:
                 rows[name]["gflops"] = timing.gflops(call)
             began = time.perf_counter()
@@ -93,6 +92,16 @@ def measure(
         told = row.get("hole") or f"{row['latency_ms']:.1f} ms"
         print(f"{what}, {row['arm']}: {told}", flush=True)
     return list(rows.values())
+
+
+def cold_start(call: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds of a first call, which compiles, and how many graphs came of it."""
+    counters = torch._dynamo.utils.counters["stats"]
+    before, began = counters["unique_graphs"], time.perf_counter()
+    with torch.inference_mode():
+        call()
+    taken = time.perf_counter() - began
+    return {"cold_start_s": taken, "graphs": counters["unique_graphs"] - before}
 
 
 def kind(device: torch.device) -> str:

@@ -48,6 +48,24 @@ def test_holes_are_recorded_and_the_others_measured():
     assert by_name["twice"]["gflops"] == pytest.approx(2 * by_name["dense"]["gflops"])
 
 
+def test_a_compiled_arm_tells_its_first_call_and_its_graphs():
+    from benchmarks import harness
+
+    def two_graphs():
+        def run(x):
+            torch._dynamo.graph_break()
+            return x + 1
+
+        return torch.compile(lambda x: run(x * 2), backend="eager")
+
+    build = two_graphs()
+    x = torch.ones(3)
+    (row,) = harness.measure({"two, compiled": lambda: lambda: build(x)}, 0.01, "t", torch.device("cpu"))
+    assert row["graphs"] == 2
+    assert row["cold_start_s"] > 0
+    assert "gflops" not in row
+
+
 def test_memory_that_runs_out_late_is_a_hole_too():
     from benchmarks import harness
 
@@ -170,6 +188,7 @@ def test_tables_show_the_holes():
     rows = [
         at | measured | {"arm": "dense, SDPA", "speedup": 1.0, "repeats": 3, "gflops": 9.0},
         at | measured | {"arm": "sparse", "speedup": 1.4, "repeats": 3, "gflops": 6.0},
+        at | measured | {"arm": "dense, compiled", "speedup": 1.1, "cold_start_s": 12.3, "graphs": 1},
         at | {"arm": "routed, CUDA graph", "hole": "needs an NVIDIA GPU"},
     ]
     table = speed.ladder({"protocol": protocol, "rows": rows})
@@ -177,6 +196,7 @@ def test_tables_show_the_holes():
     assert "medians of 3 interleaved" in table
     assert "at abc" in table
     assert "| 1.40x | 1.50x | 6 |" in table
+    assert "| 12 s, 1 graph |" in table
 
 
 def test_every_rung_runs_on_a_model_that_can_take_it(tiny_model):

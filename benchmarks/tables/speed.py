@@ -104,7 +104,7 @@ def ladder(result: dict[str, Any]) -> str:
     """Every rung of every model, with its holes; "by FLOPs" is the speedup if all work were alike."""
     header = [
         "model", "picture", "batch", "", "latency", "quartiles", "speedup", "by FLOPs", "GFLOPs",
-        "peak memory",
+        "peak memory", "first call",
     ]  # fmt: skip
     dense = {
         row["case"]: row["gflops"]
@@ -116,8 +116,10 @@ def ladder(result: dict[str, Any]) -> str:
         name = f"`{row['model'].removeprefix('timm:')}`"
         at = [name, row["resolution"], str(row["batch"]), row["arm"]]
         if "hole" in row:
-            lines.append([*at, HOLE, HOLE, row["hole"], HOLE, HOLE, HOLE])
+            lines.append([*at, HOLE, HOLE, row["hole"], *[HOLE] * 4])
             continue
+        graphs = f", {row['graphs']} graph{'s' * (row['graphs'] != 1)}" if "graphs" in row else ""
+        first = f"{row['cold_start_s']:.0f} s{graphs}" if "cold_start_s" in row else HOLE
         work = [HOLE, HOLE]
         if "gflops" in row:
             work = [f"{dense[row['case']] / row['gflops']:.2f}x", f"{row['gflops']:.0f}"]
@@ -126,6 +128,7 @@ def ladder(result: dict[str, Any]) -> str:
                 *at, f"{row['latency_ms']:.0f} ms",
                 f"{row['latency_q1_ms']:.0f} to {row['latency_q3_ms']:.0f}",
                 f"{row['speedup']:.2f}x", *work, f"{row['peak_memory_mb']:.0f} MB",
+                first,
             ]
         )  # fmt: skip
     return made(result, "random weights: only speed is meant") + "\n\n" + rows(header, lines)
