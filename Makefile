@@ -44,11 +44,10 @@ dist: setup
 setup: $(READY)
 
 # torch first and by its exact version: a plain `torch` may bring several gigabytes of CUDA libraries.
-$(READY): pyproject.toml constraints.txt tools/sitecustomize.py
+$(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	cp tools/sitecustomize.py "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')"
 	touch $(READY)
 
 clean:

@@ -186,8 +186,7 @@ class Watch:
         if name == "torchvision" and not called:
             sys.exit("torchvision is imported before it is repaired")
 
-here = [finder for finder in sys.meta_path if type(finder).__name__ != "_BeforeTorchvision"]
-sys.meta_path[:] = [Watch(), *here]
+sys.meta_path.insert(0, Watch())
 """
 
 
@@ -207,7 +206,6 @@ sys.meta_path[:] = [Watch(), *here]
     ids=["demo", "cli", "tasks", "encoder", "timm", "transformers", "peft"],
 )
 def test_torchvision_of_another_build_is_repaired_before_anything_imports_it(use):
-    """In an environment of a user's own, which has no sitecustomize.py of ours."""
     done = subprocess.run(
         [sys.executable, "-c", REPAIRED + use], capture_output=True, text=True, check=False
     )
