@@ -36,6 +36,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "fuller-spans": ("fuller-cpu.json", quality.fuller_spans),
     "compare-demo": ("compare-demo.json", quality.comparison),
     "search-demo": ("search-demo.json", quality.front),
+    "search-fast": ("search-fast.json", quality.front),
+    "searched": ("search-fast.json", quality.searched),
     "patterns": ("patterns-cpu.json", quality.comparison),
     "camvid": ("camvid-cpu.json", quality.camvid),
     "scores": ("scores-cpu.json", quality.demo),

@@ -182,6 +182,20 @@ def comparison(result: dict[str, Any]) -> str:
     return note + "\n\n" + rows(header, lines, words=3)
 
 
+def searched(result: dict[str, Any], most_lost: float = 0.005) -> str:
+    """The fastest point of a search that loses at most so much, as a sentence."""
+    good = [row for row in result["rows"] if row["quality_lost"] <= most_lost]
+    found = max(good, key=lambda row: row["speedup"])
+    tried = result["protocol"]["search"]["trials"]
+    lost, low, high = (100 * found[key] for key in ("quality_lost", "miou_low", "miou_high"))
+    return (
+        f"A search over combinations ({tried} tried, none trained) finds "
+        f"**{found['speedup']:.1f} times as fast** with {lost:.1f} points of mIoU lost "
+        f"({low:+.1f} to {high:+.1f} at 95 %), on scenes that it has not seen "
+        "([docs/search.md](docs/search.md))."
+    )
+
+
 def front(result: dict[str, Any]) -> str:
     """The points of a search that were run end to end."""
     p = result["protocol"]
