@@ -98,13 +98,13 @@ def test_too_few_rows_are_refused_with_how_many_are_needed():
 
 def test_a_quantile_is_of_all_values_and_nan_is_refused():
     values = torch.randn(501, generator=torch.Generator().manual_seed(3))
-    found = Quantile(values[:200], 0.7)
-    found += Quantile(values[200:], 0.7)
-    assert found.solved("the bound") == values.quantile(0.7)
-    assert Quantile(values, 1.2).solved("the bound") == values.max()
+    found = Quantile(values[:200], 200)  # all of one picture's, and few of another's
+    found += Quantile(values[200:], 50)
+    torch.testing.assert_close(found.solved("the bound"), values.quantile(1 - 250 / 501))
+    assert Quantile(values, -7).solved("the bound") == values.max()
     values[4] = torch.nan
     with pytest.raises(sparsight.PlanError, match=r"^the bound cannot be fitted: NaN"):
-        Quantile(values, 0.7).solved("the bound")
+        Quantile(values, 150).solved("the bound")
 
 
 def test_a_map_of_tokens_is_a_product_with_a_one_appended():

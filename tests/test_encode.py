@@ -7,8 +7,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("pyarrow")
 
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from test_cli import run as command  # noqa: F401  # a fixture
 
 import sparsight
+from sparsight.attach import as_plan
 from sparsight.encode import EncoderSettings, How
 from sparsight.encode import encode as run_encode
 from sparsight.encode.encoder import Encoder
@@ -31,6 +34,9 @@ from sparsight.families import family_of
 from sparsight.identity import identity
 from sparsight.images import ImageFolder
 from sparsight.models import load_model
+from sparsight.stages.bench import bench_of
+from sparsight.stages.complete import complete
+from sparsight.stages.observe import stages_left
 
 
 @pytest.fixture(scope="module")
@@ -342,3 +348,34 @@ def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "lance", None)
     with pytest.raises(SparsightError, match=r"pip install 'sparsight\[lance\]'"):
         extra("lance")
+
+
+def test_under_a_bound_each_picture_keeps_its_own_and_how_much_is_told(made, tmp_path):
+    size, photos = (256, 320), tmp_path / "photos"
+    photos.mkdir()
+    for number, contrast in enumerate((1, 4, 12, 30, 60, 127)):
+        pixels = np.random.default_rng(number).normal(127, contrast, (*size, 3)).clip(0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(photos / f"{number}.png")
+    source = sparsight.load(made[0]).source
+    loaded = load_model(source, size)
+    model, images = loaded.model, ImageFolder(photos, size, loaded.mean, loaded.std)
+    settings = sparsight.EarlyExit(
+        after=(0,), keep=0.5, score="map-error", bound="calibrated", min_tokens=0
+    )
+    plan = complete(bench_of(model, images), as_plan(settings)).with_(source=source, resolution=size)
+    run = sparsight.save(plan, tmp_path / "run")
+    summary = encode(run, photos, tmp_path / "sink", max_tokens=320, batch=6)
+    sparse = sparsight.apply(model, plan)
+    kept = [round(100 * (stages_left(sparse, x[None]) == 0).float().mean().item()) for x in images]
+    low, *_, high = sorted(kept)
+    assert summary["sink"]["kept"] == {
+        "early-exit": {"min": low, "median": sorted(kept)[2], "max": high}
+    }
+    assert low < high
+    assert summary["sink"]["ran_dense"] == 0
+    encode(run, photos, tmp_path / "alone", max_tokens=320, batch=1)
+    both = [rows_of(tmp_path / sink) for sink in ("sink", "alone")]
+    for together, alone in zip(*both, strict=True):
+        assert together["id"] == alone["id"]
+        # Products of other shapes round differently; another kept set would show as 1e-3.
+        assert together["pooled"] == pytest.approx(alone["pooled"], abs=1e-5)

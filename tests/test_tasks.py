@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, other_defaults
+from conftest import make_model, other_defaults, plan_of
 from task_data import class_folder, salient_folder, save, segmentation_folder, squares
 from torchmetrics.classification import MulticlassJaccardIndex
 
 import sparsight
 from sparsight.errors import ImagesError, LabelsError, SparsightError
+from sparsight.images import ImageFiles
 from sparsight.ops.grids import grid_of
 from sparsight.plan import Plan
+from sparsight.stages.kept import counted
 from sparsight.tasks import TASKS, classification, probe, segmentation
-from sparsight.tasks.base import Request
+from sparsight.tasks.base import Request, tokens_of
 from sparsight.tasks.dense_probe import Judged, largest, patch_shares
 
 SIZE = (64, 96)
@@ -66,6 +68,27 @@ def test_sparse_is_judged_by_its_own_features(model, tmp_path, task):
         assert len(found["details"]) == 2 * len(model.blocks)
         # What is wrong in a layer is carried on, so the last layer's tokens are never untouched.
         assert all(row["sparse"] != row["dense"] for row in found["details"])
+
+
+@pytest.mark.parametrize("task", FOLDERS)
+def test_under_a_bound_what_each_judged_picture_kept_is_told(model, tmp_path, task, monkeypatch):
+    monkeypatch.setattr("sparsight.methods.mlp_routing.mlp.TOKENS_A_STEP", 2)  # of 25
+    settings = sparsight.MLPRouting(layers=(1,), score="map-error", bound="calibrated", min_tokens=0)
+    plan, folder = plan_of(model, settings), FOLDERS[task](tmp_path)
+    own = {"own_probe": True} if task in ("segmentation", "classification") else {}  # and its passes
+    found = sparsight.evaluate(model, plan, task, folder, SIZE, **OPTIONS.get(task, {}), **own)
+    kept, sparse = found["kept_by_image"], sparsight.apply(make_model("augreg"), plan)
+    assert len(kept) == found["protocol"]["images"]
+    images = ImageFiles([folder / name for name in kept], SIZE)
+    with counted(sparse) as alone:
+        for picture in images:
+            tokens_of(sparse, picture)
+    assert alone.pictures == list(kept.values())
+    shares = [share["mlp-routing"] for share in kept.values()]
+    assert len(set(shares)) > 1
+    spread = found["kept"]["mlp-routing"]
+    assert (spread["min"], spread["max"]) == (min(shares), max(shares))
+    assert all(row["kept"] == kept[row["image"]] for row in found["worst"])
 
 
 def test_features_are_those_of_measure(model, colours):

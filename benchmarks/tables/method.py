@@ -59,7 +59,8 @@ RANKS = {
     "spot": "relevance",
     "tome": "likeness of keys",
 }  # without a choice
-MEASURED = ("compare-demo.json", "patterns-cpu.json", "scores-cpu.json", "swin-cpu.json")  # the first that has a method tells
+# The first that has a method tells.
+MEASURED = ("compare-demo.json", "patterns-cpu.json", "scores-cpu.json", "swin-cpu.json")
 POINT = 0.01  # of mIoU: what a row may lose to be the one that is shown
 SIZES: dict[str, Any] = {"smallest": (256, 256), "patch_px": (16, 16)}
 

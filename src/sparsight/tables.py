@@ -123,7 +123,7 @@ def show_measurement(result: Mapping[str, Any]) -> None:
         )  # fmt: skip
     _print(table)
     for note in result["notes"]:
-        Console().print(note, highlight=False)
+        Console().print(note, markup=False, highlight=False)
     for why, count in result.get("dense_calls", {}).items():
         Console().print(f"long enough, but dense {count} times: {why}", highlight=False)
     if moved := result.get("fidelity"):
@@ -133,6 +133,10 @@ def show_measurement(result: Mapping[str, Any]) -> None:
             f"{moved['cosine']:.4f} (worst {moved['cosine_worst']:.4f})",
             highlight=False,
         )
+        _show_kept(moved.get("kept", {}))
+    for which, row in zip(("least", "most"), result.get("by_count", ()), strict=False):
+        told = f"the picture that keeps {which}, {row['name']}: {row['latency_ms']:.1f} ms"
+        Console().print(told, markup=False, highlight=False)
 
 
 def show_evaluation(result: Mapping[str, Any]) -> None:
@@ -152,12 +156,30 @@ def show_evaluation(result: Mapping[str, Any]) -> None:
     for split, told in result["labels"].items():
         Console().print(f"labels of {split}: {told}", markup=False, highlight=False)
     if result["worst"]:
-        lost = _table(f"the images that lose most, {protocol['worst']}", ["image", "dense", "sparse"])
+        methods = list(result.get("kept", {}))
+        lost = _table(
+            f"the images that lose most, {protocol['worst']}",
+            ["image", "dense", "sparse", *(f"{name} keeps" for name in methods)],
+        )
         for image in result["worst"]:
-            lost.add_row(escape(image["image"]), f"{image['dense']:.4f}", f"{image['sparse']:.4f}")
+            lost.add_row(
+                escape(image["image"]), f"{image['dense']:.4f}", f"{image['sparse']:.4f}",
+                *(f"{image['kept'][name]:.0%}" for name in methods),
+            )  # fmt: skip
         _print(lost)
+    _show_kept(result.get("kept", {}))
     for note in result["notes"]:
         Console().print(f"- {note}", markup=False, highlight=False)
+
+
+def _show_kept(spread: Mapping[str, Mapping[str, float]]) -> None:
+    """How much of the pictures was kept, where that depends on them."""
+    for name, share in spread.items():
+        Console().print(
+            f"{name} keeps {share['median']:.0%} of the middle picture, {share['min']:.0%} to "
+            f"{share['max']:.0%} over all; the fuller a picture is, the more, and the longer it takes",
+            highlight=False,
+        )
 
 
 def show_comparison(result: Mapping[str, Any]) -> None:

@@ -189,6 +189,11 @@ def tell(summary: dict[str, Any], out: Path) -> None:
         f"{run['pictures']:,} pictures encoded at {run['pictures_per_s']:.3g} pictures/s, "
         f"{run['tokens_per_s']:,.0f} tokens/s; {100 * run['share_dense']:.0f} % ran dense"
     )
+    for method, share in sink["kept"].items():
+        say(
+            f"{method} kept {share['median']} % of the middle picture, {share['min']} % to "
+            f"{share['max']} % over all"
+        )
     if versus:
         say(
             f"{versus['speedup']:.2f}x as fast as dense, end to end: "

@@ -90,19 +90,21 @@ class Regression:
 
 @dataclass
 class Quantile:
-    """The value below which a `share` of all values lies; taken in one picture after the other."""
+    """The value that so many of all values are above; taken in one picture after the other."""
 
     values: Tensor  # (m,)
-    share: float
+    above: float
 
     def __iadd__(self, other: "Quantile") -> "Quantile":
         """With the values of another picture."""
         self.values = torch.cat([self.values, other.values])
+        self.above += other.above
         return self
 
     def solved(self, what: str) -> Float[Tensor, ""]:
         """As a number; PlanError, naming `what` is fitted, if it is none."""
-        found = self.values.float().quantile(min(1.0, max(0.0, self.share)))
+        below = 1 - self.above / len(self.values)
+        found = self.values.float().quantile(min(1.0, max(0.0, below)))
         if not torch.isfinite(found):
             raise PlanError(f"{what} cannot be fitted: NaN or infinity among its tokens")
         return found

@@ -13,6 +13,7 @@ from sparsight.encode.settings import EncoderSettings
 from sparsight.encode.sizes import Grid, grid_within, name
 from sparsight.errors import PlanError, SparsightError
 from sparsight.stages.fallback import dense_runs
+from sparsight.stages.kept import Kept, counted
 from sparsight.stages.measure import fused
 from sparsight.stages.observe import outputs_of
 from sparsight.stages.pictures import check_takes
@@ -40,6 +41,9 @@ class Encoder:
         self.facts = facts_of(settings, self.loaded, self.outputs)
         self.fingerprint = fingerprint(self.facts)
         self._dense: dict[Grid, bool] = {}
+        self.kept: list[
+            Kept
+        ] = []  # of the last batch's pictures, where it depends on them: under a bound
         sides = self.loaded.resolution or self.patch_px
         check_takes(self.model, sides, len(self.loaded.mean))
         depth = len(self.family.blocks(self.model))
@@ -76,13 +80,17 @@ class Encoder:
         """Vectors (b, c) and maps (b, rows, columns, c) of pictures (b, 3, h, w), normalised."""
         images = batch.to(self.like.device, self.like.dtype)
         try:
-            with fused(self.model), outputs_of(self.model, self.settings.taps) as tapped:
+            taking = outputs_of(self.model, self.settings.taps)
+            with fused(self.model), taking as tapped, counted(self.model) as counts:
                 if grid in self._dense:
                     tokens = self.family.features(self.model, images)
                 else:
                     with dense_runs(self.model) as ran:
                         tokens = self.family.features(self.model, images)
-                    self._dense[grid] = all(ran.values())
+                    # Under a bound this picture may be full, and the next one of the grid is not.
+                    may_leave = any(share < 1 for least in counts.least for share in least.values())
+                    self._dense[grid] = all(ran.values()) and not may_leave
+                self.kept = counts.pictures
                 taps = {layer: tapped[layer].flatten(1, -2) for layer in self.settings.taps}
         except (RuntimeError, AssertionError, ValueError) as error:
             raise SparsightError(_refused(error, len(batch), images.shape)) from error

@@ -43,8 +43,13 @@ def context(summary: dict[str, Any], quarantine: dict[str, str]) -> dict[str, An
             f"{run['tokens_per_s']:,.0f} tokens a second",
         ),
         (percent(sink["ran_dense"], sink["pictures"]), "ran dense", "too few tokens to be sparse"),
+        *(
+            (f"{share['median']} %", f"kept of the middle picture, {method}",
+             f"{share['min']} % to {share['max']} % over all: the fuller a picture, the more")
+            for method, share in sink["kept"].items()
+        ),
         (f"{sink['quarantined']:,}", "left out", "with the reason, below"),
-    ]
+    ]  # fmt: skip
     if versus:
         facts.insert(
             1,

@@ -29,6 +29,7 @@ class Row:
     size_px: tuple[int, int]
     grid: Grid
     ran_dense: bool
+    kept: dict[str, float] = field(default_factory=dict)  # the share, by method, where it depends on it
     vectors: dict[str, "Tensor"] = field(default_factory=dict)  # name -> (c,)
     maps: dict[str, "Tensor"] = field(default_factory=dict)  # name -> (rows, columns, c)
 

@@ -24,7 +24,7 @@ def summary_of(
             "pictures": whole.pictures, "tokens": whole.tokens, "ran_dense": whole.dense,
             "parts": ledger.parts, "parts_missing": ledger.parts - len(ledger.done()),
             "grids": dict(sorted(whole.grids.items(), key=lambda item: -item[1])),
-            "quarantined": len(quarantine), "reasons": reasons(quarantine),
+            "quarantined": len(quarantine), "reasons": reasons(quarantine), "kept": whole.spread(),
         },
         "run": {
             "pictures": run.pictures, "left_out": len(run.left_out), "seconds": seconds,

@@ -79,7 +79,8 @@ def run(encoder: Encoder, batch: Batch) -> dict[int, Row]:
         own = {name: value[n] for name, value in found.items()}
         vectors = {name: value for name, value in own.items() if value.ndim == 1}
         maps = {name: value for name, value in own.items() if value.ndim == 3}
-        rows[place] = Row("", batch.keys[n], batch.sizes_px[n], batch.grid, dense, vectors, maps)
+        kept = encoder.kept[n] if encoder.kept else {}
+        rows[place] = Row("", batch.keys[n], batch.sizes_px[n], batch.grid, dense, kept, vectors, maps)
     return rows
 
 
@@ -95,7 +96,7 @@ def assembled(end: End, rows: dict[int, Row], seconds: float) -> Encoded:
             tally.left_out[name] = fault
             continue
         kept.append(replace(row, id=name))
-        tally.count(row.grid, 1, row.ran_dense)
+        tally.count(row.grid, row.ran_dense, row.kept)
     if rows and not kept:
         fault = not_finite(next(iter(rows.values())))
         raise NotFiniteError(

@@ -1,7 +1,6 @@
 """As much as the picture needs: how many stay under a bound on the error that is predicted of a map.
 
-Pictures of a batch keep as many as the one that needs most, and counts go in steps, so that few shapes
-are met.
+Counts go in steps, so that few shapes are met and pictures of a batch share theirs.
 """
 
 import math
@@ -20,12 +19,17 @@ TOKENS_A_STEP = 128
 STEPS = 16  # of all windows
 
 
-def needed(errors: "Tensor", bound: "float | Tensor", step: int, more: int = 0) -> int:
-    """How many of n stay, of `errors` (b, n): those at or above the bound, one more, and `more` that do
-    in any case.
+def needed(errors: "Tensor", bound: "float | Tensor", step: int, more: int = 0) -> list[int]:
+    """How many of n stay in each picture, of `errors` (b, n): those at or above the bound, one more, and
+    `more` that do in any case.
     """
-    wanted = int((errors >= bound).sum(1).max().item())
-    return min(errors.shape[1] + more, math.ceil((wanted + more + 1) / step) * step)
+    wanted: list[int] = (errors >= bound).sum(1).tolist()
+    return [at_least(count, errors.shape[1], step, more) for count in wanted]
+
+
+def at_least(wanted: int, n: int, step: int, more: int = 0) -> int:
+    """One more than are wanted of n, and `more`, in whole steps; all of them at most."""
+    return min(n + more, math.ceil((wanted + more + 1) / step) * step)
 
 
 def check_bound(bound: Bound, score: str, completion: str) -> None:

@@ -9,7 +9,7 @@ With completion, tokens that left are replaced in what the last block returns, a
 one does, by a map from what they were when they left: x_T = x + [n, 1] W_T.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from sparsight.completions.linear import mapped, normalised
 from sparsight.errors import SparsightError
 from sparsight.families.calls import wants_maps
 from sparsight.inplace import Change
+from sparsight.methods.groups import Groups, Places, each, of_pictures
 from sparsight.methods.site import Site
 from sparsight.ops.partition import others, put, take, take_positions
 
@@ -34,6 +35,10 @@ class Left:
     values: Tensor  # (b, m, c), what they were then
     tables: Mapping[int, Tensor]  # tapped layer -> (c + 1, c)
 
+    def of(self, places: Places) -> "Left":
+        """Of some pictures."""
+        return Left(of_pictures(self.rows, places), of_pictures(self.values, places), self.tables)
+
 
 @dataclass(frozen=True)
 class Reduced:
@@ -45,6 +50,16 @@ class Reduced:
     left: tuple[Left, ...] = ()  # those that are to be completed
     beside: Tensor | None = None  # (b, n, c), what merged tokens were beside their groups' means
     notes: Mapping[int, Tensor] = field(default_factory=dict)  # of layers' attention, (b, k - prefix, f)
+
+    def of(self, places: Places) -> "Reduced":
+        """Of some pictures."""
+        if places is None:
+            return self
+        rows, group, size, beside = (
+            of_pictures(own, places) for own in (self.rows, self.group, self.size, self.beside)
+        )
+        notes = {layer: of_pictures(note, places) for layer, note in self.notes.items()}
+        return Reduced(rows, group, size, tuple(left.of(places) for left in self.left), beside, notes)
 
     def put_back(self, x: Tensor, tokens: Tensor) -> Tensor:
         """All tokens (b, n, c): `tokens` (b, k, c) in their places, the others as in `x`."""
@@ -58,14 +73,17 @@ class Reduced:
         return x
 
 
+Carried = Reduced | Groups[Reduced]
+
+
 class ReducingBlock(Change):
     """Runs the host's block on the tokens that go on; a method says where and how they become fewer."""
 
     _sparsight: Site
     carries = True  # which tokens go on, to the blocks after it
 
-    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
-        """Tokens may leave before the block: `x` (b, n, c) is all of them."""
+    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Carried:
+        """Tokens may leave before the block, as many of every picture or not: `x` (b, n, c) is all."""
         return state
 
     def inside(
@@ -89,7 +107,7 @@ class ReducingBlock(Change):
                 f"layer {site.layer} has no attention map of all tokens: call without "
                 "output_attentions, or restore the model first"
             )
-        state: Reduced | None = getattr(x, CARRY, None) if self.carries else None
+        state: Carried | None = getattr(x, CARRY, None) if self.carries else None
         if state is None:
             if self.carries and site.layer != site.shared:  # the first of the plan's blocks
                 raise SparsightError(
@@ -98,12 +116,61 @@ class ReducingBlock(Change):
                     "checkpointing with use_reentrant=True (choose False)"
                 )
             state = Reduced(torch.arange(n, device=x.device).expand(b, n))
-        state = self.before(x, state, host)
+        return self._each(x, state, host, self._entered)
+
+    def _entered(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Tensor:
+        """The block, and before it some may leave."""
+        return self._each(x, self.before(x, state, host), host, self._passed)
+
+    def _passed(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Tensor:
+        """The block on those that go on."""
+        if self._sparsight.config.depends_on_picture:
+            self._sparsight.note(state.rows.shape[1], len(x), x.shape[1], self.least(x.shape[1]))
         x, tokens, state = self.inside(x, take(x, state.rows), state, host)
         restored = self.restored(x, tokens, state)
         if self.carries:
             setattr(restored, CARRY, state)
         return restored
+
+    def _each(
+        self, x: Tensor, state: Carried, host: dict[str, Any],
+        run: Callable[[Tensor, Reduced, dict[str, Any]], Tensor],
+    ) -> Tensor:  # fmt: skip
+        """`run` on all pictures, or on each group of them."""
+        if isinstance(state, Reduced):
+            return run(x, state, host)
+        carried: list[tuple[Tensor, Reduced]] = []
+
+        def on(places: Places, own: Reduced) -> Tensor:
+            assert places is not None
+            result = run(of_pictures(x, places), own, self._host_of(host, places))
+            after: Carried | None = getattr(result, CARRY, None)
+            if isinstance(after, Groups):
+                carried.extend((places[more], part) for more, part in after.parts)
+            elif after is not None:
+                carried.append((places, after))
+            return result
+
+        whole = each(self, state.parts, on)
+        if self.carries:
+            setattr(whole, CARRY, Groups(tuple(carried)))
+        return whole
+
+    def _host_of(self, host: dict[str, Any], places: Tensor) -> dict[str, Any]:
+        """What the block was given beside the tokens, for some pictures: tables may have a row each."""
+
+        def own(table: Any) -> Any:
+            if isinstance(table, tuple):
+                return tuple(map(own, table))
+            each_its_own = isinstance(table, Tensor) and table.ndim == 4 and len(table) > 1
+            return of_pictures(table, places) if each_its_own else table
+
+        per_token = self._sparsight.family.per_token
+        return {key: own(value) if key in per_token else value for key, value in host.items()}
+
+    def least(self, tokens: int) -> int:
+        """How many of so many tokens go on in any case."""
+        return self._sparsight.prefix + 1
 
     def restored(self, x: Tensor, tokens: Tensor, state: Reduced) -> Tensor:
         """All tokens: `tokens` (b, k, c) in their places, who has left completed."""
@@ -145,3 +212,13 @@ class ReducingBlock(Change):
 def map_name(layer: int) -> str:
     """The name, among the tensors of the block where tokens leave, of the map to `layer`."""
     return f"map.{layer}"
+
+
+def carried_by(x: Tensor) -> list[tuple[Tensor, Reduced]]:
+    """Which tokens go on beside what a block returned, by pictures (g,); nothing if it ran dense."""
+    state: Carried | None = getattr(x, CARRY, None)
+    if state is None:
+        return []
+    if isinstance(state, Reduced):
+        return [(torch.arange(len(x)), state)]
+    return [(places.cpu(), own) for places, own in state.parts]

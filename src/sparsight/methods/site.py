@@ -1,8 +1,10 @@
 """What a changed module knows of itself: the state that `inplace.change` puts into it."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +15,24 @@ from torch.nn.functional import linear
 from sparsight.families import Family
 from sparsight.families.grid import Grid
 from sparsight.ops.partition import all_kept, kept_count
+
+
+@dataclass(frozen=True)
+class Noted:
+    """How many of its tokens or windows each picture of a batch kept."""
+
+    kept: tuple[int, ...]
+    of: int
+    least: int  # that stay of any picture
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Noted | None]", order: Sequence[int]) -> "Noted | None":
+        """Of groups of pictures, in the `order` of the batch; None if a group was not noted."""
+        known = [part for part in parts if part is not None]
+        if len(known) < len(parts):
+            return None
+        kept = list(chain.from_iterable(part.kept for part in known))
+        return cls(tuple(kept[n] for n in order), known[0].of, known[0].least)
 
 
 @dataclass
@@ -32,10 +52,16 @@ class Site:
     projection: str = ""  # the attention's weight that reads what heads return, if a score asks for it
     # Calls that ran dense although they are long enough, by reason.
     dense: Counter[str] = field(default_factory=Counter)
+    noted: Noted | None = None  # of the last call, where counts depend on the picture
 
     def kept(self, tokens: int, fraction: float) -> int:
         """How many of so many tokens a fraction keeps; all of them below `min_tokens`."""
         return kept_count(tokens, fraction, self.prefix, self.config.min_tokens)
+
+    def note(self, kept: int, pictures: int, of: int, least: int) -> None:
+        """That so many pictures keep `kept` of their tokens or windows each, and at least `least`."""
+        if not torch.compiler.is_compiling():
+            self.noted = Noted((kept,) * pictures, of, least)
 
     def output_weight(self, attention: Any) -> Tensor:
         """(c, heads * d), of an attention's output projection; quantised, what it stands for."""

@@ -17,6 +17,7 @@ class Answer:
     done: list[str] = field(default_factory=list)  # sentences
     layers: list[dict[str, Any]] = field(default_factory=list)  # rows of a table
     machine: str = ""
+    notes: list[str] = field(default_factory=list)  # what the measurement says of itself
     tables: list[tuple[str, list[str], list[list[str]]]] = field(default_factory=list)
 
 
@@ -24,7 +25,7 @@ def answer_of(run: Run) -> Answer:
     """From what the run measured, the most direct first."""
     source = (run.plan or {}).get("source") or "a comparison"
     answer = Answer(f"Sparsight: {source}", "What was found so far; speed is not measured yet")
-    for part in (_speed, _fidelity, _completion, _tables, _exports, _done):
+    for part in (_speed, _fidelity, _kept, _completion, _tables, _exports, _done):
         try:
             part(run, answer)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -106,6 +107,21 @@ def _fidelity(run: Run, answer: Answer) -> None:
         answer.facts.append(("?", "quality", "not measured: sparsight measure RUN --images DIR"))
 
 
+def _kept(run: Run, answer: Answer) -> None:
+    """How much of each picture was kept, where that depends on the picture."""
+    measured = run.parts.get("measure") or {}
+    fidelity = measured.get("fidelity") or {}
+    ends = [f"{row['latency_ms']:.0f} ms" for row in measured.get("by_count", ())]
+    cost = f"; {ends[0]} for the picture that keeps least, {ends[1]} for the fullest" if ends else ""
+    for method, share in fidelity.get("kept", {}).items():
+        answer.facts.append(
+            (f"{100 * share['median']:.0f} %", f"kept of the middle picture, {method}",
+             f"{100 * share['min']:.0f} % to {100 * share['max']:.0f} % over {fidelity['images']} "
+             f"pictures: the fuller, the more{cost}")
+        )  # fmt: skip
+    answer.notes = list(measured.get("notes", ()))
+
+
 def _tables(run: Run, answer: Answer) -> None:
     """The tables of what was compared and judged."""
     if demo := run.parts.get("demo"):
@@ -125,6 +141,11 @@ def _tables(run: Run, answer: Answer) -> None:
             for row in [*result.get("details", ()), *result["scores"]]
         ]
         told = [f"labels of {split}: {text}" for split, text in result.get("labels", {}).items()]
+        told += [
+            f"{method} keeps {100 * share['min']:.0f} % to {100 * share['max']:.0f} % of a picture, "
+            f"{100 * share['median']:.0f} % of the middle one"
+            for method, share in result.get("kept", {}).items()
+        ]
         answer.tables.append(_table("; ".join([f"Judged by {task}", *told]), columns, rows))
     for key, name in (("comparison", "All settings"), ("front", "The front of the search")):
         if result := run.parts.get(key):

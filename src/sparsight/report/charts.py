@@ -147,6 +147,25 @@ def by_image(run: Run) -> Iterator[Chart]:
         )  # fmt: skip
 
 
+def by_count(run: Run) -> Iterator[Chart]:
+    """How much of each picture was kept, and how far its features moved."""
+    rows = (run.parts.get("measure") or {}).get("fidelity", {}).get("by_image", ())
+    rows = [row for row in rows if row.get("kept")]
+    if rows:
+        yield Chart(
+            "kept", "How much of each picture was kept, and how far its features moved",
+            "Pictures to the right are fuller and take longer; their error should be about the same.",
+            "kept (% of the tokens or windows)", "relative error of the final features",
+            tuple(
+                Series(
+                    method, [100 * row["kept"][method] for row in rows],
+                    [row["relative_error"] for row in rows], "points", [row["name"] for row in rows],
+                )
+                for method in rows[0]["kept"]
+            ),
+        )  # fmt: skip
+
+
 MAKERS: tuple[Callable[[Run], Iterator[Chart]], ...] = (
-    trade, spent, sizes, by_image, *layers.MAKERS, loss,
+    trade, spent, sizes, by_image, by_count, *layers.MAKERS, loss,
 )  # fmt: skip

@@ -75,6 +75,8 @@ def fallback_notes(sparse: nn.Module, resolution: tuple[int, int]) -> list[str]:
             reason = f"fewer than the {config.min_tokens} from which {name} is sparse"
         elif told:
             reason = f"attended to in a way that {name} leaves as it is ({', '.join(told)})"
+        elif config.depends_on_picture:
+            continue  # of noise it may keep all, which says nothing of pictures
         else:
             reason = f"of which {name} keeps all"
         where = "" if all(dense) else f" in {sum(map(bool, dense))} of its {len(dense)} layers"

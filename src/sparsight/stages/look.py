@@ -26,6 +26,7 @@ from sparsight.plan import Plan
 from sparsight.run import LOOK_FILE
 from sparsight.stages import maps
 from sparsight.stages.calibrate import TRUE_FRACTION
+from sparsight.stages.kept import counted
 from sparsight.stages.observe import LayerView, leaving_stages, stages_left, watch
 from sparsight.stages.progress import track
 
@@ -39,6 +40,7 @@ class Look:
     cosine: float
     maps: dict[str, Tensor]  # "picture" (h, w, 3) and "features ..." are bytes, the others numbers
     recalls: dict[int, float] = field(default_factory=dict)  # of the top 1/8, by sparse layer
+    kept: dict[str, float] = field(default_factory=dict)  # by method whose counts depend on the picture
 
 
 def look(
@@ -77,7 +79,7 @@ def _look(
     with evaluating(dense), watch(dense, layers, lambda view: averages.update({view.layer: view.m})):
         wanted = family.features(dense, picture).flatten(1, -2)
     seeing = watch(sparse, watched, lambda view: views.update({view.layer: view}))
-    with evaluating(sparse), seeing, maps.skipped_windows(sparse) as skipped:
+    with evaluating(sparse), seeing, maps.skipped_windows(sparse) as skipped, counted(sparse) as shares:
         got = family.features(sparse, picture).flatten(1, -2)
     found, recalls = {"picture": maps.thumbnail(picture[0], images)}, dict[int, float]()
     for layer in layers:
@@ -99,9 +101,10 @@ def _look(
     for stage, often in skipped.items():
         found[f"stage {stage + 1} skipped"] = maps.on_grid(often, size)
     found |= maps.features(wanted, got, prefix, size)
+    (of_it,) = shares.pictures or [{}]
     return Look(
         named(images, place), fidelity.relative_error(got, wanted).item(),
-        fidelity.cosine(got, wanted).item(), found, recalls,
+        fidelity.cosine(got, wanted).item(), found, recalls, of_it,
     )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def save_looks(looks: Sequence[Look], folder: Path) -> None:
     tensors = {f"{n}/{key}": value for n, one in enumerate(looks) for key, value in one.maps.items()}
     facts = [
         {"name": one.name, "relative_error": one.relative_error, "cosine": one.cosine,
-         "recalls": {str(layer): value for layer, value in one.recalls.items()}}
+         "recalls": {str(layer): value for layer, value in one.recalls.items()}, "kept": one.kept}
         for one in looks
     ]  # fmt: skip
     header = {"looks": json.dumps(facts)}

@@ -44,7 +44,8 @@ def skipped_windows(model: nn.Module) -> Iterator[dict[int, Tensor]]:
         if carry is None or laid is None:  # all windows were kept
             return
         layout, n = laid[1], x[0, ..., 0].numel()
-        dropped = carry.orders[layout.shift][0, block.kept(layout, carry) :]
+        ((_, kept),) = block.counts(layout, carry)  # of one picture
+        dropped = carry.orders[layout.shift][0, kept:]
         skipped = torch.zeros(int(layout.table.max()) + 1, dtype=torch.float32, device="cpu")
         skipped[layout.table[dropped].flatten().cpu()] = 1
         share = skipped[:n] / len(block._sparsight.config.stages[block.stage])

@@ -19,8 +19,15 @@ from sparsight.ops import fidelity
 from sparsight.plan import Plan
 from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
+from sparsight.stages.kept import counted, depends_on_picture
 from sparsight.stages.pictures import noise, pictures_for
 from sparsight.stages.progress import Progress, followed, track
+from sparsight.stages.varied import Varied
+
+TIMED_ON_NOISE = (
+    "how much is kept depends on the picture here, and noise was timed, of which more may be kept than "
+    "of any picture: give pictures for what yours cost"
+)
 
 
 @followed
@@ -44,7 +51,9 @@ def measure(
     is measured.  `engine` stands for the plan applied where an exported file is the sparse arm
     (exports/standin.py): PyTorch does not see its work and memory.  `progress` is told as by `optimize`.
     Returns `protocol`, `cases` (one for each resolution, batch size and arm) and, if there are images,
-    `fidelity` of the final features at the images' own resolution.
+    `fidelity` of the final features at the images' own resolution.  Where counts depend on the picture,
+    as under a bound, the images are what is timed, those that keep a middling share; `kept` has the
+    spread of the shares, and `by_count` what the picture costs that keeps least, and most.
     """
     model = encoder_in(model, module)
     if applied(model):
@@ -58,14 +67,19 @@ def measure(
     first = next(model.parameters())
     with evaluating(model):
         arms = {"dense": model, "sparse": engine or apply(copy.deepcopy(model), plan)}
+        moved, seen = None, None
+        if images is not None:
+            moved = compare_features(model, arms["sparse"], images, max_images)
+            seen = Varied.of(images, moved["by_image"]) if "kept" in moved else None
         with fused(*arms.values()):
             cases = [
                 case
                 for size in sizes
                 for batch in batches
-                for case in _cases(arms, size, batch, repeats, first, engine is None)
+                for case in _cases(arms, size, batch, repeats, first, engine is None, seen)
             ]
-        result = {
+            costs = seen.costs(arms["sparse"], repeats, first) if seen else None
+        result: dict[str, Any] = {
             "protocol": timing.protocol(
                 first.device, first.dtype, repeats=repeats,
                 resolution=[name(size) for size in sizes], batch=list(batches),
@@ -76,8 +90,13 @@ def measure(
         }  # fmt: skip
         if calls := dense_calls(arms["sparse"]):
             result["dense_calls"] = dict(calls)  # of sparse layers, by reason
-        if images is not None:
-            result["fidelity"] = compare_features(arms["dense"], arms["sparse"], images, max_images)
+        if moved is not None:
+            result["fidelity"] = moved
+            result["notes"] += moved.pop("notes")
+        if costs is not None:
+            result["by_count"] = costs
+        elif depends_on_picture(arms["sparse"]):
+            result["notes"].append(TIMED_ON_NOISE)
     return result
 
 
@@ -95,9 +114,17 @@ def _cases(
     repeats: int,
     like: torch.Tensor,
     looked_into: bool,
+    seen: Varied | None,
 ) -> list[dict[str, Any]]:
-    """One resolution and batch size, every arm."""
-    picture = noise(arms["dense"], resolution, batch)
+    """One resolution and batch size, every arm; on pictures `seen` where counts depend on them."""
+    timed_on: dict[str, Any] = {}
+    if seen is None:
+        picture = noise(arms["dense"], resolution, batch)
+    else:
+        picture = seen.pictures(seen.middle(batch), resolution, like)
+        with torch.inference_mode(), counted(arms["sparse"]) as counts:
+            family_in(arms["sparse"]).features(arms["sparse"], picture)
+        timed_on = {"kept": {name: share["median"] for name, share in counts.spread().items()}}
     calls = {
         name: lambda model=model: family_in(model).features(model, picture)
         for name, model in arms.items()
@@ -108,6 +135,7 @@ def _cases(
         row = timing.summary(times[arm])
         rows.append(
             {"resolution": name(resolution), "batch": batch, "arm": arm}
+            | (timed_on if arm == "sparse" else {})
             | row
             | {"images_per_s": 1e3 * batch / row["latency_ms"]}
             | (_work(call, like) if looked_into else {"peak_memory_mb": None, "gflops": None})
@@ -129,13 +157,16 @@ def _work(call: Callable[[], Any], like: torch.Tensor) -> dict[str, Any]:
 def compare_features(
     dense: nn.Module, sparse: nn.Module, images: Images, max_images: int
 ) -> dict[str, Any]:
-    """Relative error and cosine of the final features: the mean, and the worst image by its place."""
+    """Relative error and cosine of the final features: the mean, and the worst image by its place.
+
+    Where counts depend on the picture, the share of each that was `kept`, and the spread; else not.
+    """
     reader = Reader(images)
     like = next(dense.parameters())
     errors: list[float] = []
     cosines: list[float] = []
     places: list[int] = []
-    with evaluating(dense), evaluating(sparse):
+    with evaluating(dense), evaluating(sparse), counted(sparse) as counts:
         for place, picture in track(
             reader.placed(max_images), "Comparing features", min(max_images, len(images))
         ):
@@ -148,7 +179,16 @@ def compare_features(
                 )
             errors.append(fidelity.relative_error(got, wanted).item())
             cosines.append(fidelity.cosine(got, wanted).item())
-    return {
+    rows: list[dict[str, Any]] = [
+        {"place": place, "name": named(images, place), "relative_error": error, "cosine": cosine}
+        for place, error, cosine in zip(places, errors, cosines, strict=True)
+    ]
+    found: dict[str, Any] = {"notes": counts.notes()}
+    if counts.pictures:
+        found["kept"] = counts.spread()
+        for row, kept in zip(rows, counts.pictures, strict=True):
+            row["kept"] = kept
+    return found | {
         "images": len(errors),
         "skipped": list(reader.skipped.values()),
         "resolution": name(tuple(picture.shape[1:])),
@@ -158,10 +198,7 @@ def compare_features(
         "cosine": sum(cosines) / len(cosines),
         "cosine_worst": min(cosines),
         "cosine_worst_image": cosines.index(min(cosines)),
-        "by_image": [
-            {"place": place, "name": named(images, place), "relative_error": error, "cosine": cosine}
-            for place, error, cosine in zip(places, errors, cosines, strict=True)
-        ],
+        "by_image": rows,
     }
 
 

@@ -17,7 +17,7 @@ from sparsight.errors import NotFiniteError, PlanError
 from sparsight.families.calls import attention_inputs
 from sparsight.inplace import argument_names
 from sparsight.methods import SPOT, ASViT, ClsTopK, EarlyExit
-from sparsight.methods.reduced import CARRY, Reduced
+from sparsight.methods.reduced import carried_by
 from sparsight.modes import evaluating
 from sparsight.ops.statistics import average_attention
 from sparsight.plan import Plan
@@ -105,10 +105,11 @@ def stages_left(model: nn.Module, images: Tensor) -> Tensor:
         state.family.features(model, images)
     left = torch.zeros(outputs[stages[0]].shape[:2], dtype=torch.long, device="cpu")
     for number, stage in enumerate(stages, 1):
-        going_on: Reduced | None = getattr(outputs[stage], CARRY, None)  # None: the layer ran dense
-        if going_on is not None:
-            here = torch.zeros_like(left, dtype=torch.bool).scatter_(1, going_on.rows.cpu(), True)
-            left[~here & (left == 0)] = number
+        for places, going_on in carried_by(outputs[stage]):  # none: the layer ran dense
+            own = left[places]
+            here = torch.zeros_like(own, dtype=torch.bool).scatter_(1, going_on.rows.cpu(), True)
+            own[~here & (own == 0)] = number
+            left[places] = own
     return left
 
 

@@ -84,6 +84,7 @@ class Outcome:
     recipe: dict[str, Any] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    passed: list[str] = field(default_factory=list)  # the images judged, as the sparse arm ran on them
     # Of each split: how much is void and of each class, of all pixels or pictures.
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
 

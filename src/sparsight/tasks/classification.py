@@ -58,7 +58,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         for metric, both in answers.items()
     }
     dense, sparse = found["k-NN top-1"]
-    images = len(files)
+    images, told = len(files), [request.name_of(file) for file in files]
     return Outcome(
         metric=METRIC,
         scores=[
@@ -66,13 +66,14 @@ def run(arms: Arms, request: Request) -> Outcome:
             for metric, (one, two) in found.items()
         ],
         images=images,
-        worst=worst_images([request.name_of(f) for f in files], dense, sparse, request.worst),
+        worst=worst_images(told, dense, sparse, request.worst),
         recipe=probe.RECIPE
         | {
             "neighbours": NEIGHBOURS, "temperature": TEMPERATURE, "classes": len(names),
             "training_images": len(truth), "worst": "by k-NN: right is 1, wrong is 0",
         },
         skipped=[*missing, *skipped],
+        passed=told,
         notes=[
             *_notes(train, val),
             *overlap([p for paths in train.values() for p in paths], files),

@@ -15,6 +15,7 @@ from sparsight.families import encoder_in
 from sparsight.modes import evaluating
 from sparsight.stages import timing
 from sparsight.stages.fallback import fallback_notes
+from sparsight.stages.kept import counted
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.pictures import check_takes
 from sparsight.stages.progress import Progress, followed
@@ -51,7 +52,8 @@ def evaluate(
 
     Returns `protocol`, `scores` and `details` (each row: dense, sparse, difference, and the interval low
     to high of the difference), the `shares` of void and of each class in each split (`labels` in words),
-    the `worst` images, and what was `skipped` or needs `notes`.
+    the `worst` images, and what was `skipped` or needs `notes`.  Where counts depend on the picture, as
+    under a bound, `kept` has the spread of the shares that were kept, and `kept_by_image` each.
     """
     given = as_plan(plan)
     if (sides := resolution or given.resolution) is None:
@@ -82,8 +84,11 @@ def evaluate(
             changed = copy.deepcopy(model)
             arms = Arms(encoder, apply(encoder_in(changed, module), given), (model, changed))
         used = applied(arms.sparse).plan  # type: ignore[union-attr]  # with every layer named
-        found = chosen.run(arms, request)
-        notes = [*fallback_notes(arms.sparse, size), *found.notes]
+        with counted(arms.sparse) as counts:
+            found = chosen.run(arms, request)
+        judged = counts.last(len(found.passed))
+        notes = [*fallback_notes(arms.sparse, size), *judged.notes(), *found.notes]
+    kept = dict(zip(found.passed, judged.pictures, strict=True)) if judged.pictures else {}
     return {
         "task": task,
         "protocol": timing.setting(first.device, first.dtype) | {
@@ -97,7 +102,7 @@ def evaluate(
         "details": found.details,
         "shares": found.shares,
         "labels": {split: shares_told(shares) for split, shares in found.shares.items()},
-        "worst": found.worst,
+        "worst": [row | ({"kept": kept[row["image"]]} if kept else {}) for row in found.worst],
         "skipped": found.skipped,
         "notes": notes,
-    }  # fmt: skip
+    } | ({"kept": judged.spread(), "kept_by_image": kept} if kept else {})  # fmt: skip

@@ -47,13 +47,14 @@ def run(arms: Arms, request: Request) -> Outcome:
             for metric, dense, sparse in found
         ]  # fmt: skip
 
+    files = [request.name_of(images.paths[place]) for place in places]
     return Outcome(
         metric=METRIC,
         scores=rows(-1, "final"),
         details=[row for layer in range(len(error) - 1) for row in rows(layer, f"layer {layer}")],
         images=len(places),
         worst=worst_images(
-            [request.name_of(images.paths[place]) for place in places],
+            files,
             torch.zeros_like(error[-1]),
             error[-1],
             request.worst,
@@ -61,6 +62,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         ),
         recipe={"worst": "by the relative error of the final features"},
         skipped=list(reader.skipped.values()),
+        passed=files,
     )
 
 

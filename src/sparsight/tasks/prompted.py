@@ -75,6 +75,7 @@ def run(arms: Arms, request: Request) -> Outcome:
             "worst": "by the mean IoU of the objects",
         },
         skipped=[*reader.skipped.values(), *empty],
+        passed=files,
         notes=mask_survey.notes([seen_masks]),
         shares={"val": seen_masks.shares()},
     )

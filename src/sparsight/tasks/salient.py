@@ -41,6 +41,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         recipe=RECIPE
         | {"training_images": fitting.images, "training_patches": fitting.patches, "worst": "by IoU"},
         skipped=[*fitting.skipped, *skipped, *(f"{path} is an empty mask" for path in empty)],
+        passed=[request.name_of(val.pairs[place].image) for place in places],
         notes=[
             *mask_survey.notes(seen),
             *overlap([p.image for p in train.pairs], files),

@@ -86,6 +86,7 @@ def run(arms: Arms, request: Request) -> Outcome:
             "training_patches": fitting.patches, "worst": "by the mIoU of the image's own classes",
         },
         skipped=[*fitting.skipped, *missing],
+        passed=files,
         notes=[
             *suspicion.notes(seen, void),
             *overlap([p.image for p in train.pairs], [val.pairs[place].image for place in places]),

@@ -59,6 +59,7 @@ def run(arms: Arms, request: Request) -> Outcome:
         worst=worst_images(files, dense, sparse, request.worst),
         recipe={"prompt": PROMPT, "classes": len(names), "worst": "right is 1, wrong is 0"},
         skipped=list(reader.skipped.values()),
+        passed=files,
         notes=constant({"zero-shot": [torch.stack(seen) for seen in answers]}, list(folders)),
         shares={"val": shares(folders)},
     )

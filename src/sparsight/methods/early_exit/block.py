@@ -3,8 +3,8 @@
     stay = the top of score(x), after each layer of `after`; prefix tokens always
     x_T = x + [n, 1] W_T   for who has left, in the results of the last layer and of each tap T
 
-With a bound, stay = the tokens whose predicted error is not below it.  Pictures of a batch keep as
-many as the one that needs most, and counts go in steps.
+With a bound, stay = the tokens whose predicted error is not below it.  Counts go in steps, and pictures
+of a batch that keep as many run together.
 """
 
 import math
@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from sparsight.completions.linear import Quantile, Regression, fit_error, normalised
-from sparsight.methods.bounds import TOKENS_A_STEP, needed
-from sparsight.methods.reduced import CARRY, Reduced, ReducingBlock, map_name
+from sparsight.methods.bounds import TOKENS_A_STEP, at_least, needed
+from sparsight.methods.groups import Groups, Places, alike, of_pictures
+from sparsight.methods.reduced import CARRY, Carried, Reduced, ReducingBlock, map_name
 from sparsight.ops.partition import all_kept, in_order, others, take, with_stride
 from sparsight.scores import SCORES
 from sparsight.scores.view import View
@@ -31,16 +32,27 @@ class ExitBlock(ReducingBlock):
         last = self._sparsight.kept(tokens, config.kept_after(config.exits[-1]))
         return config.bound is None and all_kept(last, tokens)
 
-    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Reduced:
+    def before(self, x: Tensor, state: Reduced, host: dict[str, Any]) -> Carried:
         """After a layer of `after`, those of the lowest score leave."""
         config, layer = self._sparsight.config, self._sparsight.layer
         if layer - 1 not in config.exits:
             return state
         with torch.no_grad():  # a ranking has no gradient
             score = self.scored(take(x, state.rows), state, host, x.shape[1])
-            count = self.count(score, x.shape[1])
-            if all_kept(count, score.shape[1]):
-                return state
+            groups = self.counts(score, x.shape[1])
+        parts = [
+            (places, self.left(of_pictures(x, places), state.of(places), of_pictures(score, places), n))
+            for places, n in groups
+        ]
+        if parts[0][0] is None:
+            return parts[0][1]
+        return Groups(tuple((places, own) for places, own in parts if places is not None))
+
+    def left(self, x: Tensor, state: Reduced, score: Tensor, count: int) -> Reduced:
+        """When all but `count` of the tokens with this score (b, k) have left."""
+        if all_kept(count, score.shape[1]):
+            return state
+        with torch.no_grad():
             stay = in_order(self.staying_of(score, count), score.shape[1])
         return self.staying(x, state, stay)
 
@@ -52,14 +64,19 @@ class ExitBlock(ReducingBlock):
         """How many of all tokens go on by their share, whatever their score."""
         return self._sparsight.kept(tokens, self._sparsight.config.kept_after(self._sparsight.layer - 1))
 
-    def count(self, score: Tensor, tokens: int) -> int:
-        """How many of the tokens with this score (b, k) go on."""
+    def counts(self, score: Tensor, tokens: int) -> list[tuple[Places, int]]:
+        """How many of the tokens with this score (b, k) go on, and in which pictures."""
         config, prefix, exit_ = self._sparsight.config, self._sparsight.prefix, self._sparsight.layer - 1
         if config.bound is None:
-            return self.among(tokens)
+            return [(None, self.among(tokens))]
         if (bound := self.tensor("bound")) is None:
             bound = score.new_tensor(2 * math.log(config.bound[config.exits.index(exit_)]))
-        return needed(score[:, prefix:], bound, TOKENS_A_STEP, prefix)
+        return alike(needed(score[:, prefix:], bound, TOKENS_A_STEP, prefix), score.device)
+
+    def least(self, tokens: int) -> int:
+        """One step, and the prefix."""
+        prefix = self._sparsight.prefix
+        return at_least(0, tokens - prefix, TOKENS_A_STEP, prefix)
 
     def scored(self, tokens: Tensor, state: Reduced, host: dict[str, Any], whole: int) -> Tensor:
         """The score (b, k) of the tokens there, of `whole`; attention is that of the layer to come."""
@@ -107,10 +124,13 @@ class ExitBlock(ReducingBlock):
             self.set_tensors(found)
         score = self.scored(tokens, state, host, n)
         if site.config.bound == "calibrated":
-            share = site.config.kept_after(site.layer - 1) * n / score.shape[1]
-            found["bound"] = yield Quantile(score[:, site.prefix :].flatten(), 1 - share)
+            # Of those there, which after an earlier exit are as many as each picture needs.
+            patches, share = score[:, site.prefix :].flatten(), n / score.shape[1]
+            above = site.config.kept_after(site.layer - 1) * share * len(patches)
+            found["bound"] = yield Quantile(patches, above)
             self.set_tensors(found)
-        stay = self.staying_of(score, self.count(score, n))
+        ((_, count),) = self.counts(score, n)  # of one picture
+        stay = self.staying_of(score, count)
         rest = others(stay, score.shape[1])
         rows, leaving = state.rows.gather(1, rest), take(tokens, rest)
         read = normalised(leaving).flatten(0, 1)

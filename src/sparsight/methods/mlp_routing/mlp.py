@@ -16,7 +16,8 @@ from torch import Tensor
 
 from sparsight.completions.linear import Quantile, Regression, fit_error, mapped
 from sparsight.inplace import Change
-from sparsight.methods.bounds import TOKENS_A_STEP, needed
+from sparsight.methods.bounds import TOKENS_A_STEP, at_least, needed
+from sparsight.methods.groups import Places, alike, each, of_pictures
 from sparsight.methods.site import Site
 from sparsight.ops.partition import all_kept, others, put, take, top
 from sparsight.scores import SCORES
@@ -37,13 +38,24 @@ class RoutedMLP(Change):
         if site.is_small(n) if bounded else all_kept(site.kept(n, site.config.kept_at(site.layer)), n):
             return self.dense(x, **host)
         score = self.scored(h)
-        count = self.count(score)
-        if bounded and all_kept(count, n):
-            return self.dense(x, **host)
-        chosen, table = top(score, count, site.prefix), self.tensor("map")
-        through = self.dense(take(h, chosen), **host)
+
+        def some(places: Places, count: int) -> Any:
+            """Pictures in which as many tokens go through."""
+            own, ranked = of_pictures(h, places), of_pictures(score, places)
+            if bounded:
+                least = at_least(0, n - site.prefix, TOKENS_A_STEP, site.prefix)
+                site.note(count, len(own), n, least)
+            if all_kept(count, n):
+                return self.dense(of_pictures(x, places), **host).flatten(1, -2)
+            return self.routed(own, top(ranked, count, site.prefix), host)
+
+        return each(self, self.counts(score), some).view(x.shape)
+
+    def routed(self, h: Tensor, chosen: Tensor, host: dict[str, Any]) -> Tensor:
+        """The result (b, n, c) where those `chosen` (b, k) go through."""
+        table, through = self.tensor("map"), self.dense(take(h, chosen), **host)
         rest = torch.zeros_like(h, dtype=through.dtype) if table is None else mapped(h, table)
-        return put(rest, chosen, through).view(x.shape)
+        return put(rest, chosen, through)
 
     @torch.no_grad()  # a ranking has no gradient
     def scored(self, h: Tensor) -> Tensor:
@@ -52,14 +64,15 @@ class RoutedMLP(Change):
         fitted = {name: self.tensor(name) for name in score.tensors(h.shape[2])}
         return score(View(h, h, self._sparsight.prefix, tensors=fitted))
 
-    def count(self, score: Tensor) -> int:
-        """How many tokens go through, of those with this score (b, n)."""
+    def counts(self, score: Tensor) -> list[tuple[Places, int]]:
+        """How many tokens go through, of those with this score (b, n), and in which pictures."""
         site, n = self._sparsight, score.shape[1]
         if (bound := site.config.bound) is None:
-            return site.kept(n, site.config.kept_at(site.layer))
+            return [(None, site.kept(n, site.config.kept_at(site.layer)))]
         least = self.tensor("bound") if bound == "calibrated" else 2 * math.log(bound)
         assert least is not None  # checked before the plan was applied
-        return needed(score[:, site.prefix :], least, TOKENS_A_STEP, site.prefix)
+        wanted = needed(score[:, site.prefix :], least, TOKENS_A_STEP, site.prefix)
+        return alike(wanted, score.device)
 
     def fit(self, x: Any, host: dict[str, Any], wanted: Any) -> Generator[Any, Any, dict[str, Tensor]]:
         """The map from tokens that skip the MLP, and the score from the error it would leave on all."""
@@ -72,10 +85,12 @@ class RoutedMLP(Change):
             self.set_tensors(found)
         score = self.scored(h)
         if site.config.bound == "calibrated":
-            share = (site.kept(h.shape[1], site.config.kept_at(site.layer))) / h.shape[1]
-            found["bound"] = yield Quantile(score[:, site.prefix :].flatten(), 1 - share)
+            share = site.kept(h.shape[1], site.config.kept_at(site.layer)) / h.shape[1]
+            patches = score[:, site.prefix :].flatten()
+            found["bound"] = yield Quantile(patches, share * len(patches))
             self.set_tensors(found)
         if site.config.completion == "map":
-            rest = others(top(score, self.count(score), site.prefix), h.shape[1])
+            ((_, count),) = self.counts(score)  # of one picture
+            rest = others(top(score, count, site.prefix), h.shape[1])
             found["map"] = yield Regression(take(h, rest).flatten(0, 1), take(full, rest).flatten(0, 1))
         return found

@@ -13,9 +13,9 @@ A host pads its map with zeros after the first norm, so places without a token a
 nothing is written back to them.
 """
 
-import math
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from sparsight.errors import SparsightError
 from sparsight.families.calls import wants_maps, with_settings
 from sparsight.families.windows import Windows
 from sparsight.inplace import Change
-from sparsight.methods.bounds import STEPS, needed
+from sparsight.methods.bounds import STEPS, at_least, needed
+from sparsight.methods.groups import Places, alike, each, of_pictures
 from sparsight.methods.site import Site
 from sparsight.methods.sparsevit.config import dropped_count
 from sparsight.methods.sparsevit.layout import Layout, lay_out
@@ -62,16 +63,31 @@ class WindowBlock(Change):
             return self._dense(x, host)
         layout = self._layout_of(x, self.windows.grid(x, host))
         carry = self.carried(x)
-        kept = self.kept(layout, carry)
-        if kept == len(layout.table):
+        groups = self.counts(layout, carry)
+        if groups == [(None, len(layout.table))]:
+            self._note(groups[0][1], len(x), layout)
             return self._with(self._dense(x, host), carry)
         if host.get("output_attentions") or wants_maps(site.family.parts.attention(self)):
             raise SparsightError(
                 f"layer {site.layer} is sparse and has no attention map: call without "
                 "output_attentions, or restore the model first"
             )
-        done = self._run(x.flatten(1, -2), layout, self.ranked(carry, layout)[0], kept)
-        return self._with(self.windows.result(done, x), carry)
+        order = self.ranked(carry, layout)[0]
+
+        def some(places: Places, kept: int) -> Tensor:
+            """Pictures in which as many windows are kept."""
+            own = of_pictures(x, places)
+            self._note(kept, len(own), layout)
+            if kept == len(layout.table):
+                return _tokens(self._dense(own, host))
+            return self._run(own.flatten(1, -2), layout, of_pictures(order, places), kept)
+
+        return self._with(self.windows.result(each(self, groups, some), x), carry)
+
+    def _note(self, kept: int, pictures: int, layout: Layout) -> None:
+        if self._sparsight.config.depends_on_picture:
+            windows = len(layout.table)
+            self._sparsight.note(kept, pictures, windows, at_least(0, windows, ceil(windows / STEPS)))
 
     def _dense(self, x: Tensor, host: dict[str, Any]) -> Any:
         with self.windows.steady(self):
@@ -95,17 +111,21 @@ class WindowBlock(Change):
         """Whether it scores for its stage."""
         return bool(self._sparsight.config.leads(self._sparsight.layer))
 
-    def kept(self, layout: Layout, carry: Carry) -> int:
-        """How many windows are kept; without a bound, SparsightError if none would be."""
+    def counts(self, layout: Layout, carry: Carry) -> list[tuple[Places, int]]:
+        """How many windows are kept, and in which pictures.
+
+        SparsightError if none would be; under a bound one always is.
+        """
         config, layer, count = self._sparsight.config, self._sparsight.layer, len(layout.table)
         if config.bound is not None:
             bound = self.tensor("bound") if config.bound == "calibrated" else config.bound
             assert bound is not None  # checked before the plan was applied
-            return needed(self.ranked(carry, layout)[1], bound, math.ceil(count / STEPS))
+            strengths = self.ranked(carry, layout)[1]
+            return alike(needed(strengths, bound, ceil(count / STEPS)), strengths.device)
         kept = count - dropped_count(count, config.sparsity_of(layer))
         if kept == 0:
             raise SparsightError(self._too_few(count))
-        return kept
+        return [(None, kept)]
 
     def carried(self, x: Tensor) -> Carry:
         """The scores of the stage: from the block before, or of these tokens."""
@@ -200,8 +220,7 @@ class WindowBlock(Change):
         """The map from what the block adds to the tokens of skipped windows; before that, the score."""
         site, rows, found = self._sparsight, x.flatten(1, -2), dict[str, Tensor]()
         layout = self._layout_of(x, self.windows.grid(x, host))
-        full = self._dense(x, host)
-        added = (full if isinstance(full, Tensor) else full[0]).flatten(1, -2) - rows
+        added = _tokens(self._dense(x, host)) - rows
         normal = normalised(rows)
         if site.config.score == "map-error" and self.leads:
             bounded = site.config.bound is not None
@@ -211,11 +230,18 @@ class WindowBlock(Change):
         carry = self.carried(x)
         order, strengths = self.ranked(carry, layout)
         if site.config.bound == "calibrated":
-            share = dropped_count(len(layout.table), site.config.sparsity_of(site.layer))
-            found["bound"] = yield Quantile(strengths.flatten(), share / len(layout.table))
+            dropped = dropped_count(len(layout.table), site.config.sparsity_of(site.layer))
+            found["bound"] = yield Quantile(strengths.flatten(), len(layout.table) - dropped)
             self.set_tensors(found)
-        skipped = window_rows(rows, layout.table, order[:, self.kept(layout, carry) :])
+        ((_, kept),) = self.counts(layout, carry)  # of one picture
+        skipped = window_rows(rows, layout.table, order[:, kept:])
         skipped = skipped[skipped < rows.shape[0] * rows.shape[1]]  # not the places without a token
         read, goal = (t.flatten(0, 1).index_select(0, skipped) for t in (normal, added))
         found["map"] = yield Regression(read, goal)
         return found
+
+
+def _tokens(result: Any) -> Tensor:
+    """What a block returns, or the first of it, as (b, n, c)."""
+    found: Tensor = result if isinstance(result, Tensor) else result[0]
+    return found.flatten(1, -2)
