@@ -38,6 +38,11 @@ def leaving(keep: float, **more: Any) -> tuple[Settings, ...]:
     return (FIRST, sparsight.EarlyExit(after=(2,), keep=keep, **more))
 
 
+def merging(keep: float) -> sparsight.DensityPeaks:
+    """Tokens that merge there, finished by a map."""
+    return sparsight.DensityPeaks(after=2, keep=keep, completion="map")
+
+
 ROWS: dict[str, tuple[Settings, ...]] = {
     "fixed, standout": leaving(0.45),
     "fixed, map-error": leaving(0.45, score="map-error"),
@@ -46,6 +51,8 @@ ROWS: dict[str, tuple[Settings, ...]] = {
         f"mild sve, bound {keep}": (MILD, leaving(keep, score="map-error", bound="calibrated")[1])
         for keep in KEEPS[1:]
     },
+    **{f"merged {keep}": (FIRST, merging(keep)) for keep in (0.5, 0.6)},
+    **{f"mild sve, merged {keep}": (MILD, merging(keep)) for keep in (0.4, 0.6)},
 }
 
 
