@@ -61,6 +61,18 @@ OF_TRANSFORMERS = {
     "sapiens2": ("sapiens2", "Sapiens2Model", VIT | {"num_key_value_heads": 3}),
     "smolvlm": ("smolvlm", "SmolVLMVisionTransformer", VIT),
     "tipsv2": ("tipsv2", "Tipsv2VisionModel", VIT),
+    "vitdet": (
+        "vitdet",
+        "VitDetModel",
+        VIT
+        | {
+            "window_size": 4,
+            "window_block_indices": [0],
+            "use_relative_position_embeddings": True,
+            "pretrain_image_size": 64,
+            "mlp_ratio": 2,
+        },
+    ),
     "videollama3": ("video_llama_3", "VideoLlama3VisionModel", VIT),
 }
 SMALL = {"embed_dim": 48, "depth": 2, "num_heads": 3, "img_size": 64, "patch_size": 8}

@@ -92,7 +92,8 @@ def reference(model, sparsity, images, kept=None, plan=None, family=None):
     def select(layer):
         def hook(block, args, kwargs, output):
             host = dict(kwargs, **({"input_dimensions": args[1]} if len(args) > 1 else {}))
-            x, y = args[0], output if isinstance(output, torch.Tensor) else output[0]
+            y = output if isinstance(output, torch.Tensor) else output[0]
+            x, y = family.rows(block, args[0]), family.rows(block, y)
             grid = windows.grid(x, host)
             stage, dropped = placed[layer]
             if dropped == 0:
@@ -113,6 +114,8 @@ def reference(model, sparsity, images, kept=None, plan=None, family=None):
             if plan and (table := tensors_of(plan, "sparsevit", layer).get("map")) is not None:
                 rest = x + mapped_by_hand(layer_norm(x, x.shape[-1:]), table)
             new = torch.where(mask.view(*x.shape[:-1], 1), y, rest)
+            if new.shape != args[0].shape:  # maps with channels first
+                new = new.permute(0, 3, 1, 2)
             return new if isinstance(output, torch.Tensor) else (new, *output[1:])
 
         return hook

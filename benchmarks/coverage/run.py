@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from benchmarks import harness
 
+from sparsight._torchvision import repair
 from sparsight.errors import SparsightError
 from sparsight.families import encoder_in, family_of
 from sparsight.families.dry_run import Seen, dry_run
@@ -49,6 +50,7 @@ WHOLE = ("EomtForUniversalSegmentation", "EomtDinov3ForUniversalSegmentation")  
 
 def candidates() -> list[tuple[str, str, str]]:
     """(library, module, name) of every model that is looked at."""
+    repair()
     import timm
     import transformers
 
@@ -78,6 +80,7 @@ def built(library: str, module: str, name: str, real: bool) -> torch.nn.Module:
 
     with init_empty_weights(include_buffers=not real):
         if library == "timm":
+            repair()
             import timm
 
             try:  # two blocks tell as much as forty that are alike

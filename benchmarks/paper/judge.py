@@ -26,7 +26,7 @@ def judged(
         loaded = _finetuned(encoder, loaded, data / encoder.finetune, out / "finetuned", tuning)
     images = sparsight.ImageFolder(data / row.images, encoder.size, **normal)
     method = sparsight.SVE(score=encoder.score)
-    distillation = sparsight.Distillation(**settings)
+    distillation = sparsight.Distillation(final=0, **settings)  # the paper's loss, layers alone
     if (out / "run" / "plan.json").exists():
         plan = sparsight.load(out / "run")
     else:

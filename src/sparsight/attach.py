@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sparsight.arguments import checked
 from sparsight.errors import PlanError
 from sparsight.families import Family, encoder_in, family_of
+from sparsight.families.by_hand import calling_form
 from sparsight.families.calls import sdpa_settings
 from sparsight.fit import Place, asks_projection, places, resolve
 from sparsight.inplace import STATE, argument_names, change, is_changed, unchange
@@ -120,7 +121,8 @@ def _change(place: Place, plan: Plan, model: nn.Module, family: Family) -> None:
     if asks_projection(place.config):
         site.projection = family.projection(model, place.layer)
     if method.changes == "attention" or method.needs == "windows":  # whose attention runs as it is
-        site.settings = sdpa_settings(family.parts.attention(family.blocks(model)[place.layer]))
+        attention = family.parts.attention(family.blocks(model)[place.layer])
+        site.settings, site.form = sdpa_settings(attention), calling_form(attention)
     change(place.module, place.kind, site, tensors)
 
 

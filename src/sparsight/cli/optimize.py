@@ -96,7 +96,15 @@ def optimize(
         bool, typer.Option(help="adapt the weights too, of sve or sparsevit, after completion")
     ] = False,
     steps: Annotated[
-        int | None, typer.Option(min=1, help="training steps  \\[default: the method's]")
+        int | None,
+        typer.Option(
+            min=1,
+            help="training steps  \\[default: the method's; sve's distillation ends by itself, when it "
+            "no longer helps on pictures held out]",
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="at most, of a distillation that ends by itself")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="pictures per training step")] = 1,
     learning_rate: Annotated[
@@ -128,6 +136,8 @@ def optimize(
     from sparsight.methods import LowerResolution
     from sparsight.stages.optimize import optimize as stage
 
+    if minutes is not None and not distill:
+        raise SparsightError("--minutes limits the distillation of sve: give --distill too")
     budget = {"speedup": speedup, "latency_ms": latency_ms, "max_loss": max_loss}
     budgeted = any(value is not None for value in budget.values())
     given = {"keep": keep, "score": score}
@@ -160,12 +170,13 @@ def optimize(
             training: dict[str, Any] = {"batch": batch, "learning_rate": learning_rate} | (
                 {"steps": steps} if steps else {}
             )
+            limit = {} if minutes is None else {"minutes": minutes}
             training["precision"] = "bfloat16" if bfloat16 else "float32"
             plan = stage(
                 loaded.model, folder, methods, out, select_by=select_by.value, max_error=max_error,
                 reuse_overlap=0.6 if reuse else None, max_images=max_images, source=loaded.source,
                 module=module,
-                **trainings({m.__class__.__name__ for m in methods}, distill, training, train.value),
+                **trainings({type(m).__name__ for m in methods}, distill, training, train.value, limit),
             )  # fmt: skip
     write(loads(plan.to_json()), json)
     tables.show_plan(plan)
@@ -178,7 +189,9 @@ def optimize(
     say(f"saved in {out}; next: sparsight measure {out}{shown}")
 
 
-def trainings(methods: set[str], distill: bool, training: dict[str, Any], train: str) -> dict[str, Any]:
+def trainings(
+    methods: set[str], distill: bool, training: dict[str, Any], train: str, limit: dict[str, float]
+) -> dict[str, Any]:
     """What is trained of the methods, by the names of their settings, and how."""
     import sparsight
 
@@ -186,9 +199,11 @@ def trainings(methods: set[str], distill: bool, training: dict[str, Any], train:
     if "SPOT" in methods:
         found["relevance"] = sparsight.RelevanceTraining(**training)
     if distill and "SVE" in methods:
-        found["distillation"] = sparsight.Distillation(**(training | {"train": train}))
+        found["distillation"] = sparsight.Distillation(**(training | limit | {"train": train}))
     if distill and "SparseViT" in methods:
         found["adaptation"] = sparsight.Adaptation(**training)
+    if limit and "distillation" not in found:
+        raise SparsightError("--minutes limits the distillation of sve, which is not among the methods")
     if distill and not {"SVE", "SparseViT"} & methods:
         raise SparsightError("--distill adapts the weights to sve or sparsevit: name one of them")
     return found

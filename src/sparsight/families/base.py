@@ -43,6 +43,8 @@ class Family:
     per_token: tuple[str, ...] = ()  # of block and attention: arguments with a row per patch token
     mask: str = "attn_mask"  # the argument of block and attention that masks it
     is_global: Callable[[Host], bool] = lambda block: True  # of a block: can be sparse, has no windows
+    # Of a block and what it is given or returns: (b, n, c), or (b, height, width, c).
+    rows: Callable[[Host, "Tensor"], "Tensor"] = lambda block, x: x
     windows: Windows | None = None  # where some or all blocks attend within windows
     # While in here, the model does no work whose result nobody uses: a fair dense baseline.
     lean: Callable[[Host], AbstractContextManager[Any]] = nullcontext

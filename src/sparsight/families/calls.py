@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from sparsight.families.by_hand import calling_form
 from sparsight.families.decomposed import Decomposed, caught_sum
 from sparsight.families.parts import Host
 
@@ -149,6 +150,7 @@ class Inputs:
 def attention_inputs(module: "nn.Module", args: Any, kwargs: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Queries, keys and values (b, heads, n, d) of each call that the dense module makes."""
     inputs = Inputs()
+    forward = calling_form(module) or getattr(type(module), "HOST", type(module)).forward
     with with_settings(module, sdpa_settings(module)), Caught(inputs, module):
-        getattr(type(module), "HOST", type(module)).forward(module, *args, **kwargs)
+        forward(module, *args, **kwargs)
     return inputs.found

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
+from sparsight.families.by_hand import calling
 from sparsight.families.calls import sdpa_settings, with_heads, with_settings
 from sparsight.families.decomposed import caught_sum
 from sparsight.families.projection import holds, told_apart
@@ -116,6 +117,7 @@ def dry_run(model: nn.Module, arguments: dict[str, Any]) -> list[Seen]:
 
     with ExitStack() as stack:
         stack.enter_context(evaluating(model))
+        stack.enter_context(calling(model))
         for module in model.modules():
             if settings := sdpa_settings(module):
                 stack.enter_context(with_settings(module, settings))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sparsight.families.inputs import inputs_of
 from sparsight.families.parts import Host
+from sparsight.families.window_blocks import rows_of
 
 
 def final_rows(model: Host, pictures: Tensor, last: Host, dim: int, flat: bool) -> Tensor:
@@ -30,8 +31,10 @@ def final_rows(model: Host, pictures: Tensor, last: Host, dim: int, flat: bool) 
             output = model(**arguments)
     finally:
         handle.remove()
-    rows = as_rows(given[-1], dim, len(pictures))
+    rows = as_rows(rows_of(last, given[-1]), dim, len(pictures))
     for found in _tensors(output):
+        if found.shape == given[-1].shape:
+            return as_rows(rows_of(last, found), dim, len(pictures))
         if found.ndim > 1 and found.shape[:-1].numel() == rows.shape[:-1].numel():
             return found.reshape(*rows.shape[:-1], found.shape[-1])
     return rows

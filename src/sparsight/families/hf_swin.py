@@ -49,7 +49,7 @@ WINDOWS = Windows(
     attend=lambda block, h, mask: block.attention(h, mask)[0],
     mask=lambda block, grid, tokens: block.get_attn_mask(*grid, tokens.dtype, tokens.device),
     grid=lambda x, host: tuple(host["input_dimensions"]),
-    result=lambda tokens, x: (tokens, None),
+    result=lambda block, tokens, x: (tokens, None),
     steady=_steady,
 )
 

@@ -39,6 +39,6 @@ FAMILY = replace(
     windows=replace(
         hf_swin.WINDOWS,
         shift=lambda block, grid: (block.shift_size, block.shift_size),
-        result=lambda tokens, x: (tokens,),
+        result=lambda block, tokens, x: (tokens,),
     ),
 )

@@ -10,10 +10,6 @@ PAIR_BIAS = (
     "its attention adds a bias to every pair of query and key (relative positions), for which the two "
     "unmasked attention calls of SVE have no place"
 )
-MAPS = (
-    "its blocks take maps with channels first, some with convolutions of their own, and its attention "
-    "may add a bias to every pair of query and key; there is no adapter for them"
-)
 SWIN_CR = (
     "it is a Swin v2 CR, whose blocks have no adapter; Swin v1 and the usual Swin v2 (swinv2_*) have"
 )
@@ -51,7 +47,6 @@ REFUSED: tuple[tuple[str, str], ...] = (
     (HF + "sam_hq.*", BY_HAND),
     (HF + "beit.*", PAIR_BIAS),
     (HF + "data2vec.modeling_data2vec_vision.*", PAIR_BIAS),
-    (HF + "vitdet.*", MAPS),
     (HF + "*.Swin*Backbone", "it returns maps of several stages and no tokens; a SwinModel can"),
     (
         HF + "vit_mae.*",

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparsight.families.base import Family
+from sparsight.families.by_hand import calling
 from sparsight.families.calls import heads_of
 from sparsight.families.final import final_rows
 from sparsight.families.found import NOTHING, Found, Site
 from sparsight.families.parts import Host, Parts
-from sparsight.families.window_blocks import PARTS, windows_of
+from sparsight.families.window_blocks import PARTS, rows_of, windows_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -75,6 +76,7 @@ def family_from(found: Found) -> SiteFamily:
         heads=lambda block: heads_of(attention(block)) or found.sites[0].heads,
         prefix_tokens=lambda m: found.prefix, patch_px=lambda m: found.patch_px,
         parts=Parts(attention=attention, **PARTS), features=features, found=found,
+        rows=rows_of, lean=calling,
         windows=windows_of(blocks) if any(site.windowed for site in found.sites) else None,
     )  # fmt: skip
 

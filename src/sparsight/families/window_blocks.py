@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HF = "transformers.models."
+VITDET = HF + "vitdet.modeling_vitdet.VitDetLayer"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Kind:
     attend: Callable[[Host, "Tensor"], "Tensor"]  # (w, side, side, c) -> the like
     residual: Callable[[Host, "Tensor", "Tensor"], "Tensor"]
     mlp: Callable[[Host, "Tensor"], "Tensor"]
+    channels_first: bool = False  # takes and returns maps (b, c, height, width), in a tuple
 
 
 KINDS = (
@@ -59,6 +61,14 @@ KINDS = (
         residual=lambda block, x, y: x + y,
         mlp=lambda block, x: x + block.dropout(block.mlp(block.layer_norm2(x))),
     ),
+    Kind(  # one with a convolution after it drops none
+        classes=(VITDET,),
+        norm=lambda block, x: block.norm1(x),
+        attend=lambda block, h: block.attention(h)[0],
+        residual=lambda block, x, y: x + block.drop_path(y),
+        mlp=lambda block, x: x + block.drop_path(block.mlp(block.norm2(x))),
+        channels_first=True,
+    ),
 )
 
 
@@ -74,7 +84,9 @@ def stages(blocks: Iterable[Host]) -> Stages:
 
 def _size(block: Host) -> int | None:
     known = any(is_instance(block, *kind.classes) for kind in KINDS)
-    return block.window_size or None if known else None
+    if not known or getattr(block, "use_residual_block", False):
+        return None
+    return block.window_size or None
 
 
 def _kind(block: Host) -> Kind:
@@ -93,10 +105,23 @@ PARTS: dict[str, Any] = {
 }
 
 
+def rows_of(block: Host, x: "Tensor") -> "Tensor":
+    """What a block is given or returns, (b, ..., c)."""
+    kind = next((kind for kind in KINDS if is_instance(block, *kind.classes)), None)
+    return x.permute(0, 2, 3, 1) if kind is not None and kind.channels_first else x
+
+
+def _result(block: Host, tokens: "Tensor", x: "Tensor") -> Any:
+    """What a block returns: tokens (b, n, c) as a map like `x` (b, height, width, c)."""
+    found = tokens.view(x.shape)
+    return (found.permute(0, 3, 1, 2),) if _kind(block).channels_first else found
+
+
 def windows_of(blocks: Callable[[Host], Iterable[Host]]) -> Windows:
     """Of a model whose `blocks` may be such."""
     return Windows(
         stages=lambda m: stages(blocks(m)),
         size=lambda block: (block.window_size, block.window_size),
         attend=_attend,
+        result=_result,
     )

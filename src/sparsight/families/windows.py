@@ -21,7 +21,7 @@ class Windows:
 
     A stage is a run of blocks that see the same windows, and so can share a ranking of them: whatever
     pools, changes the width or sees all tokens ends it.  `result` makes what a block returns of tokens
-    (b, n, c) and of the block's input.
+    (b, n, c) and of the block's input, as (b, height, width, c) if it is a map.
     """
 
     stages: Callable[[Host], Stages]  # of a model
@@ -38,7 +38,7 @@ class Windows:
         x.shape[1],
         x.shape[2],
     )
-    result: Callable[["Tensor", "Tensor"], Any] = lambda tokens, x: tokens.view(x.shape)
+    result: Callable[[Host, "Tensor", "Tensor"], Any] = lambda block, tokens, x: tokens.view(x.shape)
     # While in here, a block's own forward does not change its settings.
     steady: Callable[[Host], AbstractContextManager[Any]] = nullcontext
 
@@ -47,7 +47,10 @@ class Windows:
         return tuple(n for stage in self.stages(model) for unit in stage for n in unit)
 
     def reassemble(self, parts: Parts, block: Host, x: "Tensor", **host: Any) -> Any:
-        """The block's own forward from its parts, in full: shift, padding, windows, and all back."""
+        """The block's own forward from its parts, in full: shift, padding, windows, and all back.
+
+        `x` is as the family's `rows` has it.
+        """
         from torch.nn.functional import pad
 
         (height, width), (tall, wide) = self.grid(x, host), self.size(block)
@@ -72,7 +75,7 @@ class Windows:
         else:
             y = y.roll((up, left), (1, 2))[:, :height, :width]
         tokens = parts.mlp(block, parts.residual(block, rows, y.flatten(1, 2)))
-        return self.result(tokens, x)
+        return self.result(block, tokens, x)
 
 
 def runs(blocks: Iterable[Host], kind: Callable[[Host], Any]) -> Stages:

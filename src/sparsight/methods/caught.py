@@ -127,8 +127,11 @@ class CaughtAttention(Change):
     def attended(self, x: Any, host: dict[str, Any]) -> tuple[Any, Calls]:
         """The host's result with other calls, and what was done for it."""
         run = self.CALLS(self, x, bool(host.get("output_attentions")) or wants_maps(self))
+        form = self._sparsight.form
+        if form is not None:  # which makes no call where a map is asked for
+            run.check_no_maps()
         with with_settings(self, self._sparsight.settings), Caught(run, self):
-            result = self.dense(x, **host)
+            result = self.dense(x, **host) if form is None else form(self, x, **host)
         run.finished()
         return result, run
 

@@ -1,7 +1,7 @@
 """What a changed module knows of itself: the state that `inplace.change` puts into it."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import chain
@@ -49,6 +49,8 @@ class Site:
     grid: Grid | None = None  # where rows and columns of the tokens are asked for
     # Attributes that are others while the module calls `scaled_dot_product_attention`.
     settings: dict[str, Any] = field(default_factory=dict)
+    # What runs an attention that does not call it, so that it does; None: its own forward.
+    form: Callable[..., Any] | None = None
     projection: str = ""  # the attention's weight that reads what heads return, if a score asks for it
     # Calls that ran dense although they are long enough, by reason.
     dense: Counter[str] = field(default_factory=Counter)

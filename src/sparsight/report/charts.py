@@ -41,6 +41,19 @@ def loss(run: Run) -> Iterator[Chart]:
         )  # fmt: skip
 
 
+def held_out(run: Run) -> Iterator[Chart]:
+    """Error on the pictures that a distillation held out."""
+    ending = (run.plan or {}).get("recipe", {}).get("distillation", {}).get("ending")
+    if ending:
+        steps, errors = zip(*ending["errors"], strict=True)
+        yield Chart(
+            "held-out", f"Distillation: the error on {ending['pictures']} pictures held out",
+            f"The weights of the lowest point were kept; it ended because {ending['ended']}.",
+            "step", "relative error of the final features, by salience",
+            (Series("held out", list(steps), list(errors)),),
+        )  # fmt: skip
+
+
 def trade(run: Run) -> Iterator[Chart]:
     """Quality against latency."""
     for key, what in (("front", "the search"), ("comparison", "all methods"), ("demo", "the demo")):
@@ -167,5 +180,5 @@ def by_count(run: Run) -> Iterator[Chart]:
 
 
 MAKERS: tuple[Callable[[Run], Iterator[Chart]], ...] = (
-    trade, spent, sizes, by_image, by_count, *layers.MAKERS, loss,
+    trade, spent, sizes, by_image, by_count, *layers.MAKERS, loss, held_out,
 )  # fmt: skip

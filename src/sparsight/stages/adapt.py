@@ -37,13 +37,13 @@ from sparsight.scores.view import View
 from sparsight.stages.observe import inputs_of, outputs_of
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import Progress, followed
-from sparsight.stages.train import Batches, Training, in_float32, processes, train
+from sparsight.stages.train import Batches, Stepwise, in_float32, processes, train
 
 CHECKPOINT_FILE = "adaptation.safetensors"  # the state of an unfinished one, in the run's folder
 Loss = Callable[..., Tensor]  # model, pictures (b, 3, height, width), and labels as stacked -> scalar
 
 
-class Adaptation(Training):
+class Adaptation(Stepwise):
     """Settings of the adaptation; the defaults work without tuning."""
 
     tenths: Annotated[int, Field(ge=1, le=9)] = 8  # the highest sparsity that is drawn, in tenths
@@ -144,7 +144,7 @@ def adapt(
     align = settings.align if method.score == "magnitude" else 0.0
     objective = StageLoss(student, teacher, pruned, align, loss)
     losses = train(
-        accelerator, objective, trained, batch_of, settings,
+        accelerator, objective, trained, batch_of, settings, settings.steps,
         rate=settings.learning_rate or 0.025 / width, what="adaptation",
         file=folder / CHECKPOINT_FILE if folder else None,
         recipe=[plan.to_json(), settings.model_dump(mode="json"), loss is not None],

@@ -9,6 +9,7 @@ from torch import nn
 
 from sparsight.errors import PlanError
 from sparsight.files import check_writable, write_atomically
+from sparsight.stages.patience import Patience
 
 
 class Checkpoint:
@@ -16,14 +17,14 @@ class Checkpoint:
 
     def __init__(
         self, path: Path | None, what: str, recipe: object, trained: dict[str, nn.Parameter],
-        optimizer: torch.optim.Optimizer, every_s: float,
+        optimizer: torch.optim.Optimizer, every_s: float, patience: Patience | None = None,
     ) -> None:  # fmt: skip
         if path is not None:
             check_writable(path.parent)
         self.path, self.what = path, what
         self.recipe, self.every_s = json.dumps(recipe), every_s
         self.trained, self.optimizer = trained, optimizer
-        self.saved = time.monotonic()
+        self.patience, self.saved = patience, time.monotonic()
 
     def save(self, losses: list[float], now: bool) -> None:
         """Write, if it is time or `now`."""
@@ -36,6 +37,9 @@ class Checkpoint:
             for key, value in self.optimizer.state[parameter].items():
                 tensors[f"{key}.{name}"] = value.detach().cpu()
         metadata = {"recipe": self.recipe, "losses": json.dumps(losses)}
+        if self.patience is not None and self.patience.errors:
+            tensors |= {f"best.{name}": value.cpu() for name, value in self.patience.best.items()}
+            metadata["patience"] = json.dumps(self.patience.state())
         write_atomically(self.path, lambda path: save_file(tensors, path, metadata))
         self.saved = time.monotonic()
 
@@ -62,6 +66,9 @@ class Checkpoint:
                         for key in ("step", "exp_avg", "exp_avg_sq")
                         if f"{key}.{name}" in names
                     }
+                if self.patience is not None and "patience" in metadata:
+                    best = {name: file.get_tensor(f"best.{name}") for name in self.trained}
+                    self.patience.resume(json.loads(metadata["patience"]), best)
                 return json.loads(metadata["losses"])
         except (SafetensorError, KeyError, ValueError) as error:
             raise PlanError(f"{self.path} is damaged ({error}): delete it to start again") from None

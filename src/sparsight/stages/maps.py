@@ -43,7 +43,7 @@ def skipped_windows(model: nn.Module) -> Iterator[dict[int, Tensor]]:
         carry, laid = getattr(x, CARRY, None), block._sparsight.shared
         if carry is None or laid is None:  # all windows were kept
             return
-        layout, n = laid[1], x[0, ..., 0].numel()
+        layout, n = laid[1], carry.scores.shape[1]
         ((_, kept),) = block.counts(layout, carry)  # of one picture
         dropped = carry.orders[layout.shift][0, kept:]
         skipped = torch.zeros(int(layout.table.max()) + 1, dtype=torch.float32, device="cpu")

@@ -72,12 +72,14 @@ def watch(model: nn.Module, layers: Iterable[int], see: Callable[[LayerView], An
 @contextmanager
 def outputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """While in here, the dictionary holds what each of `layers` returned in the last forward pass."""
-    blocks = family_in(model).blocks(model)
+    family = family_in(model)
+    blocks = family.blocks(model)
     outputs: dict[int, Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(block: nn.Module, args: Any, output: Any) -> None:
             given = output if isinstance(output, Tensor) else output[0]  # Swin adds its maps
+            given = family.rows(block, given)
             outputs[layer] = given if given.ndim > 2 else given[None]  # packed pictures (n, c)
 
         return hook
@@ -124,12 +126,13 @@ def leaving_stages(plan: Plan) -> tuple[int, ...]:
 @contextmanager
 def inputs_of(model: nn.Module, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
     """While in here, the dictionary holds what each of `layers` was given in the last forward pass."""
-    blocks = family_in(model).blocks(model)
+    family = family_in(model)
+    blocks = family.blocks(model)
     inputs: dict[int, Tensor] = {}
 
     def hook_for(layer: int) -> Callable[..., None]:
         def hook(block: nn.Module, args: tuple[Tensor, ...]) -> None:
-            inputs[layer] = args[0]
+            inputs[layer] = family.rows(block, args[0])
 
         return hook
 

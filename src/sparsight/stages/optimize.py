@@ -28,6 +28,7 @@ from sparsight.stages.adapt import Adaptation
 from sparsight.stages.bench import Bench, How, bench_of, blank
 from sparsight.stages.complete import COMPLETION_FILE
 from sparsight.stages.distil import Distillation
+from sparsight.stages.heldout import held_out
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import Progress, followed
 from sparsight.stages.relevance import RelevanceTraining
@@ -69,7 +70,8 @@ def optimize(
     `method`         settings, several in a list, the name of a method (with its completion), or a plan
                      to go on from
     `out`            folder to save the run in, and to go on from if it was interrupted
-    `distillation`   of SVE: adapt the weights as well (minutes to hours); None: training-free
+    `distillation`   of SVE: adapt the weights as well, until that no longer helps on pictures held out,
+                     for some minutes or steps; None: training-free
     `adaptation`     of SparseViT: the same
     `relevance`      of SPOT: how its networks are trained
     `select_by`      how SVE's layers="auto" chooses: "damage", the most layers whose joint relative
@@ -85,6 +87,8 @@ def optimize(
     model = encoder_in(model, module)
     trained = distillation or adaptation or relevance
     images = pictures_for(model, images, None if trained else max_images)
+    if distillation:
+        held_out(len(images), distillation)  # refused now if there are too few
     how = How(
         select_by=select_by, max_error=max_error, indicator_threshold=indicator_threshold,
         reuse_overlap=reuse_overlap, distillation=distillation, adaptation=adaptation,

@@ -35,7 +35,7 @@ from sparsight.stages.observe import outputs_of
 from sparsight.stages.pictures import pictures_for
 from sparsight.stages.progress import Progress, followed
 from sparsight.stages.relevance_error import fit_errors
-from sparsight.stages.train import Batches, Training, in_float32, processes, train
+from sparsight.stages.train import Batches, Stepwise, in_float32, processes, train
 
 CHECKPOINT_FILE = "relevance.safetensors"  # the state of an unfinished one, in the run's folder
 # DynamicViT's weights are 0.5 and 2.  With 2 the shares drift off (to 0.6 of rho^k in a trial), and the
@@ -47,7 +47,7 @@ ERROR_IMAGES = 16  # that errors are learned from
 TaskLoss = Callable[[Tensor, Tensor], Tensor]  # final features (b, n, c), truths -> a number
 
 
-class RelevanceTraining(Training):
+class RelevanceTraining(Stepwise):
     """Settings of the training; the defaults work without tuning."""
 
     learns: Literal["gates", "map-error"] = "gates"  # from a sparse model's loss, or relevance_error.py
@@ -165,7 +165,8 @@ def fit_relevance(
     losses = train(
         accelerator,
         RelevanceLoss(student, teacher, config.named_stages, draw, list(networks.values()), task_loss),
-        trained, batch_of, settings, rate=settings.learning_rate or usual, what="training of relevance",
+        trained, batch_of, settings, settings.steps, rate=settings.learning_rate or usual,
+        what="training of relevance",
         file=folder / CHECKPOINT_FILE if folder else None,
         recipe=[plan.to_json(), settings.model_dump(mode="json"), task_loss is not None],
     )  # fmt: skip

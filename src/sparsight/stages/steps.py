@@ -141,7 +141,17 @@ def distilled(bench: Bench, plan: Plan) -> Plan:
         return plan
     plan, losses = distil(bench.model, plan, bench.images, bench.how.distillation, bench.folder)
     bench.found["losses"] = losses
-    return _because(plan, f"distilled for {len(losses)} steps: {_course(losses)}")
+    plan = _because(plan, f"distilled for {len(losses)} steps: {_course(losses)}")
+    ending = plan.recipe["distillation"].get("ending")
+    if ending is None:
+        return plan
+    first = ending["errors"][0][1]
+    return _because(
+        plan,
+        f"the distillation ended because {ending['ended']}: the error on {ending['pictures']} pictures "
+        f"held out was {first:.4f} at first and lowest, {ending['lowest']:.4f}, after "
+        f"{ending['lowest_at_step']} steps, whose weights were kept",
+    )
 
 
 def adapted(bench: Bench, plan: Plan) -> Plan:

@@ -7,6 +7,7 @@ AdamW with a warm-up and a cosine, gradients clipped to norm 1, in one process o
 import copy
 import math
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Generic, Literal
 
@@ -18,6 +19,7 @@ from sparsight.data import Count, Data, Seed
 from sparsight.errors import ImagesError, NotFiniteError
 from sparsight.images import Item, Reader
 from sparsight.stages.checkpoint import Checkpoint
+from sparsight.stages.patience import Patience
 from sparsight.stages.progress import track
 
 if TYPE_CHECKING:
@@ -27,13 +29,18 @@ if TYPE_CHECKING:
 class Training(Data):
     """Settings of any training."""
 
-    steps: Count = 300
     batch: Count = 1  # pictures per process and step
     # None: what suits the model's width
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: Seed = 0
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 60.0
+
+
+class Stepwise(Training):
+    """Settings of a training of so many steps."""
+
+    steps: Count = 300
 
 
 def in_float32(model: nn.Module) -> nn.Module:
@@ -57,26 +64,34 @@ def train(
     trained: dict[str, nn.Parameter],
     batch_of: Callable[[int], tuple[Tensor, ...]],
     settings: Training,
+    steps: int | None,
     rate: float,
     what: str,
     file: Path | None,
     recipe: object,
+    patience: Patience | None = None,
 ) -> list[float]:
     """Minimise `loss_of(*batch_of(step))` over `trained`, in place; returns the loss of every step.
 
     `rate` is the highest learning rate, `what` the name of the work in messages.  With a `file` the
     state is saved in it every minute, at an interrupt and at the end, and a call with the same `recipe`
-    goes on from there to the same weights.
+    goes on from there to the same weights.  How long it takes is said by `steps`, or by `patience`.
     """
     optimizer = torch.optim.AdamW(list(trained.values()), lr=rate, weight_decay=0.0)
-    checkpoint = Checkpoint(file, what, recipe, trained, optimizer, settings.checkpoint_every_s)
+    checkpoint = Checkpoint(
+        file, what, recipe, trained, optimizer, settings.checkpoint_every_s, patience
+    )
     losses = checkpoint.resume()
     loss_of, optimizer = accelerator.prepare(loss_of, optimizer)
-    steps = range(len(losses), settings.steps)
+    first = len(losses)
+    todo = count(first) if steps is None else range(first, steps)
     try:
-        for step in track(steps, what.capitalize(), len(steps)):
+        for step in track(todo, what.capitalize(), None if steps is None else max(0, steps - first)):
+            if patience is not None and patience.over(step):
+                break
+            share = patience.rate_at(step) if steps is None and patience else schedule(step, steps or 1)
             for group in optimizer.param_groups:
-                group["lr"] = rate * schedule(step, settings.steps)
+                group["lr"] = rate * share
             batch = batch_of(step)
             autocast = torch.autocast(
                 accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16"

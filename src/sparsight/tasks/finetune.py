@@ -31,7 +31,7 @@ from sparsight.stages import timing
 from sparsight.stages.measure import name as size_name
 from sparsight.stages.pictures import check_takes
 from sparsight.stages.progress import Progress, followed
-from sparsight.stages.train import Batches, Training, in_float32, processes, train
+from sparsight.stages.train import Batches, Stepwise, in_float32, processes, train
 from sparsight.tasks import layouts, mask_survey
 from sparsight.tasks.base import patches_of, requested
 from sparsight.tasks.dense_probe import fit_each, patch_shares
@@ -46,7 +46,7 @@ CHECKPOINT_FILE = "finetuning.safetensors"  # the state of an unfinished one
 LEARNING_RATE = 5e-4  # of the adapters, whatever the width: their own scale is alpha / r
 
 
-class Finetuning(Training):
+class Finetuning(Stepwise):
     """Settings of the fine-tuning; the defaults are LoRA's usual ones."""
 
     rank: Count = 8
@@ -128,8 +128,8 @@ def finetune(
         return torch.stack(pictures).to(accelerator.device), shares.to(accelerator.device)
 
     losses = train(
-        accelerator, loss_of, trained, batch_of, settings, settings.learning_rate or LEARNING_RATE,
-        "fine-tuning", out / CHECKPOINT_FILE,
+        accelerator, loss_of, trained, batch_of, settings, settings.steps,
+        settings.learning_rate or LEARNING_RATE, "fine-tuning", out / CHECKPOINT_FILE,
         [known, settings.model_dump(mode="json"), size_name(size), len(samples)],
     )  # fmt: skip
     adapters.merge_and_unload()

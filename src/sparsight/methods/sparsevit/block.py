@@ -58,15 +58,16 @@ class WindowBlock(Change):
         Raises SparsightError if no window would be left, if attention maps are asked for, and when
         reentrant gradient checkpointing has lost the ranking of the stage.
         """
-        site, (x, host) = self._sparsight, self.bound(args, kwargs)
+        site, (given, host) = self._sparsight, self.bound(args, kwargs)
+        x = site.family.rows(self, given)
         if x[0, ..., 0].numel() < site.config.min_tokens:
-            return self._dense(x, host)
+            return self._dense(given, host)
         layout = self._layout_of(x, self.windows.grid(x, host))
-        carry = self.carried(x)
+        carry = self.carried(given)
         groups = self.counts(layout, carry)
         if groups == [(None, len(layout.table))]:
             self._note(groups[0][1], len(x), layout)
-            return self._with(self._dense(x, host), carry)
+            return self._with(self._dense(given, host), carry)
         if host.get("output_attentions") or wants_maps(site.family.parts.attention(self)):
             raise SparsightError(
                 f"layer {site.layer} is sparse and has no attention map: call without "
@@ -76,13 +77,19 @@ class WindowBlock(Change):
 
         def some(places: Places, kept: int) -> Tensor:
             """Pictures in which as many windows are kept."""
-            own = of_pictures(x, places)
+            own = of_pictures(given, places)
             self._note(kept, len(own), layout)
             if kept == len(layout.table):
-                return _tokens(self._dense(own, host))
-            return self._run(own.flatten(1, -2), layout, of_pictures(order, places), kept)
+                return self._tokens(self._dense(own, host))
+            rows = site.family.rows(self, own).flatten(1, -2)
+            return self._run(rows, layout, of_pictures(order, places), kept)
 
-        return self._with(self.windows.result(each(self, groups, some), x), carry)
+        return self._with(self.windows.result(self, each(self, groups, some), x), carry)
+
+    def _tokens(self, result: Any) -> Tensor:
+        """What the host's block returns, or the first of it, as (b, n, c)."""
+        found: Tensor = result if isinstance(result, Tensor) else result[0]
+        return self._sparsight.family.rows(self, found).flatten(1, -2)
 
     def _note(self, kept: int, pictures: int, layout: Layout) -> None:
         if self._sparsight.config.depends_on_picture:
@@ -139,7 +146,7 @@ class WindowBlock(Change):
                     "a hook that returns a new tensor loses that (change it in place), and so does "
                     "gradient checkpointing with use_reentrant=True (choose use_reentrant=False)"
                 )
-        return carry or Carry(self.scored(x.flatten(1, -2)))
+        return carry or Carry(self.scored(self._sparsight.family.rows(self, x).flatten(1, -2)))
 
     @torch.no_grad()  # a ranking has no gradient
     def scored(self, rows: Tensor) -> Tensor:
@@ -218,9 +225,10 @@ class WindowBlock(Change):
 
     def fit(self, x: Any, host: dict[str, Any], wanted: Any) -> Generator[Any, Any, dict[str, Tensor]]:
         """The map from what the block adds to the tokens of skipped windows; before that, the score."""
-        site, rows, found = self._sparsight, x.flatten(1, -2), dict[str, Tensor]()
-        layout = self._layout_of(x, self.windows.grid(x, host))
-        added = _tokens(self._dense(x, host)) - rows
+        site, found = self._sparsight, dict[str, Tensor]()
+        shaped = site.family.rows(self, x)
+        rows, layout = shaped.flatten(1, -2), self._layout_of(shaped, self.windows.grid(shaped, host))
+        added = self._tokens(self._dense(x, host)) - rows
         normal = normalised(rows)
         if site.config.score == "map-error" and self.leads:
             bounded = site.config.bound is not None
@@ -239,9 +247,3 @@ class WindowBlock(Change):
         read, goal = (t.flatten(0, 1).index_select(0, skipped) for t in (normal, added))
         found["map"] = yield Regression(read, goal)
         return found
-
-
-def _tokens(result: Any) -> Tensor:
-    """What a block returns, or the first of it, as (b, n, c)."""
-    found: Tensor = result if isinstance(result, Tensor) else result[0]
-    return found.flatten(1, -2)

@@ -36,11 +36,7 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     gflops: float
-
-    @property
-    def tokens(self) -> int:
-        """How many tokens the block is given."""
-        return int(self.args[0].flatten(1, -2).shape[1])
+    tokens: int  # that the block is given
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -115,7 +111,8 @@ def work(model: nn.Module, size: tuple[int, int]) -> Work:
 
     def block(layer: int) -> Told:
         def told(args: Any, kwargs: Any, gflops: float, pairs: float) -> None:
-            calls[layer] = Call(args, kwargs, gflops)
+            rows = family.rows(family.blocks(drawn)[layer], args[0])
+            calls[layer] = Call(args, kwargs, gflops, int(rows.flatten(1, -2).shape[1]))
 
         return told
 

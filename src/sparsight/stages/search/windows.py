@@ -84,7 +84,8 @@ def window_part(model: nn.Module, base: SparseViT, picture: Tensor) -> WindowPar
     def count(block: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         names = tuple(inspect.signature(block.forward).parameters)[1:]
         host = kwargs | dict(zip(names, args[1:], strict=False))
-        (height, width), (tall, wide) = windows.grid(args[0], host), windows.size(block)
+        x = family.rows(block, args[0])
+        (height, width), (tall, wide) = windows.grid(x, host), windows.size(block)
         counts.append(-(-height // tall) * -(-width // wide))
 
     firsts = [blocks[units[0][0]] for units in stages]
