@@ -10,9 +10,10 @@ READY := $(VENV)/.ready
 demo: setup
 	$(BIN)/sparsight demo --out runs/demo
 
-# A process for each core, each with one thread: together they are done in about half the time.
+# A process for each core, each with one thread: together they are done in about half the time.  Python
+# keeps what it compiled of our files, for them and for the many processes that tests start.
 test: setup
-	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 $(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -1,5 +1,6 @@
 """Shared by all tests: small random models, one for each layout the families must handle."""
 
+import copy
 import os
 import signal
 import sys
@@ -59,8 +60,23 @@ HF_MODELS = {
 ALL_MODELS = (*MODELS, *HF_MODELS)
 
 
+MADE: dict[str, tuple[torch.nn.Module, torch.Tensor]] = {}  # models, and what the next draws begin from
+
+
 def make_model(name: str, seed: int = 0, **changes) -> torch.nn.Module:
-    """A small model whose biases and scales are random too, so that no part can go missing unseen."""
+    """A small model whose biases and scales are random too, so that no part can go missing unseen.
+
+    Each is made once in a process and copied, which takes a fraction of the time.
+    """
+    key = repr((name, seed, changes, torch.get_default_dtype(), torch.get_default_device()))
+    if key not in MADE:
+        MADE[key] = (_make_model(name, seed, changes), torch.get_rng_state())
+    model, drawn = MADE[key]
+    torch.set_rng_state(drawn)
+    return copy.deepcopy(model)
+
+
+def _make_model(name: str, seed: int, changes: dict) -> torch.nn.Module:
     torch.manual_seed(seed)
     if name in HF_MODELS:
         import transformers

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -176,7 +177,6 @@ def test_every_package_that_is_imported_is_of_the_core_or_of_an_extra():
 
 
 REPAIRED = """
-import sys
 import sparsight._torchvision as own
 called, repair = [], own.repair
 own.repair = lambda: called.append(True) or repair()
@@ -190,23 +190,54 @@ sys.meta_path.insert(0, Watch())
 """
 
 
-@pytest.mark.parametrize(
-    "use",
-    [
-        "import sparsight.demo.run",
-        "import sparsight.cli",
-        "import sparsight.tasks.segmentation, sparsight.tasks.prompted, sparsight.tasks.top1",
-        "from sparsight.demo import encoder; encoder.load()",
-        "from sparsight.models import load_model; load_model('timm:test_vit', (64, 64))",
-        "from sparsight.models.libraries import import_transformers; import_transformers().ViTModel",
-        "import torch; from sparsight.tasks.finetune import Finetuning, _with_adapters\n"
-        "from sparsight.demo import encoder; from sparsight.families import family_of\n"
-        "model = encoder.load(); _with_adapters(model, family_of(model), Finetuning())",
-    ],
-    ids=["demo", "cli", "tasks", "encoder", "timm", "transformers", "peft"],
-)
-def test_torchvision_of_another_build_is_repaired_before_anything_imports_it(use):
-    done = subprocess.run(
-        [sys.executable, "-c", REPAIRED + use], capture_output=True, text=True, check=False
-    )
+USES = {
+    "demo": "import sparsight.demo.run",
+    "cli": "import sparsight.cli",
+    "tasks": "import sparsight.tasks.segmentation, sparsight.tasks.prompted, sparsight.tasks.top1",
+    "encoder": "from sparsight.demo import encoder; encoder.load()",
+    "timm": "from sparsight.models import load_model; load_model('timm:test_vit', (64, 64))",
+    "transformers": "from sparsight.models.libraries import import_transformers\n"
+    "import_transformers().ViTModel",
+    "peft": "from sparsight.tasks.finetune import Finetuning, _with_adapters\n"
+    "from sparsight.demo import encoder; from sparsight.families import family_of\n"
+    "model = encoder.load(); _with_adapters(model, family_of(model), Finetuning())",
+}
+# PyTorch, which imports no torchvision, is loaded once; each use goes on from there in its own process.
+FORKED = """
+import json, os, sys, traceback
+import torch
+torch.set_num_threads(1)
+assert "torchvision" not in sys.modules and not any(n.startswith("sparsight") for n in sys.modules)
+before, *uses = json.loads(sys.argv[1])
+codes = []
+for use in uses:
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            exec(before + use, {"sys": sys})
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+
+
+@pytest.fixture(scope="module")
+def uses():
+    """The exit code of each use, and what was said."""
+    given = json.dumps([REPAIRED, *USES.values()])
+    command = [sys.executable, "-c", FORKED, given]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-500:]
+    return dict(zip(USES, json.loads(done.stdout.splitlines()[-1]), strict=True)), done.stderr
+
+
+@pytest.mark.parametrize("name", USES)
+def test_torchvision_of_another_build_is_repaired_before_anything_imports_it(uses, name):
+    codes, said = uses
+    assert codes[name] == 0, said[-1500:]

@@ -16,6 +16,12 @@ def tiny_model():
     return make_model("augreg")
 
 
+@pytest.fixture(autouse=True)
+def _no_collecting(monkeypatch):
+    """It takes a third of a second for each arm."""
+    monkeypatch.setattr("gc.collect", lambda *_: 0)
+
+
 def test_holes_are_recorded_and_the_others_measured():
     from benchmarks import harness
 
@@ -363,7 +369,9 @@ def test_the_judge_of_hostile_inputs_can_fail():
         "wrong": Case("", lambda: 3, lambda answer: "" if answer == 2 else "not two"),
         "hang": Case("", forever),
     }
-    assert {name: judge(case, 0.2)["outcome"] for name, case in faults.items()} == {n: n for n in faults}
+    limits = {"hang": 0.2}  # of the others, longer than any machine is busy
+    found = {name: judge(case, limits.get(name, 60))["outcome"] for name, case in faults.items()}
+    assert found == {name: name for name in faults}
     assert judge(Case("", sentence, must="work"))["outcome"] == "wrong"
     assert judge(Case("", lambda: 2, must="refuse"))["outcome"] == "wrong"
     assert judge(Case("", changing, state=lambda: len(left)))["outcome"] == "wrong"
@@ -398,11 +406,10 @@ def test_a_campaign_that_was_cut_off_goes_on_and_counts_what_ended_it(tmp_path):
 def test_the_gpu_plan_is_tried_on_a_cpu(tmp_path, monkeypatch):
     from benchmarks.gpu import run, sizes
 
-    monkeypatch.setattr(run.harness.gc, "collect", lambda *_: 0)  # a third of a second for each arm
     # On a CPU it is a profile, which takes a second for each arm; on a GPU it is a counter.
     monkeypatch.setattr(run.timing, "peak_memory_mb", lambda call, device: (call(), 0.0)[1])
     one_model = replace(sizes.TINY, models=sizes.TINY.models[:1])
-    told = run.run(5.0, tmp_path, one_model, torch.device("cpu"))
+    told = run.run(600.0, tmp_path, one_model, torch.device("cpu"))
     assert all(text.startswith("measured in") for text in told.values()), told
     assert {path.stem for path in tmp_path.iterdir()} == {*told, "parts"}
 

@@ -52,10 +52,10 @@ def test_label_map_puts_cells_in_their_place(model):
 def test_it_scores_as_recorded(model):
     recorded = encoder.facts()["held_out"]
     assert recorded["scores"]["1024x1024"]["miou"] >= 0.75
-    scenes = SceneSet(6, (1024, 1024), recorded["first_seed"])
+    scenes = SceneSet(10, (512, 512), recorded["first_seed"])  # a fifth of the work of six at 1024 px
     row = evaluate({"dense": Arm(model)}, SceneSamples(scenes))["dense"]
-    # Six scenes hold some 60 objects, so a kind may be seen three times; single mistakes weigh 0.03.
-    assert row["miou"] == pytest.approx(recorded["scores"]["1024x1024"]["miou"], abs=0.15)
+    # Ten scenes hold some 100 objects, so a kind may be seen five times; single mistakes weigh 0.02.
+    assert row["miou"] == pytest.approx(recorded["scores"]["512x512"]["miou"], abs=0.1)
     assert row["relative_error"] == row["miou_low"] == row["miou_high"] == 0
 
 

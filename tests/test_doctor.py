@@ -38,7 +38,7 @@ CASES = {  # name -> how to make it, and a picture's size
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     """Seconds are not needed to test it: nothing here asks how fast something is."""
-    monkeypatch.setattr(stage, "BUDGET_S", 0.5)
+    monkeypatch.setattr(stage, "BUDGET_S", 0.2)
 
 
 @pytest.fixture(params=CASES)

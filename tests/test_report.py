@@ -20,6 +20,7 @@ from sparsight.methods.sve import attending
 from sparsight.ops.partition import kept_count
 from sparsight.plan import Plan
 from sparsight.report import write_report
+from sparsight.report.chart import Chart, Series
 from sparsight.report.charts import charts_of
 from sparsight.report.data import read_run
 from sparsight.report.pictures import panels
@@ -34,6 +35,9 @@ from sparsight.stages.measure import measure
 from sparsight.stages.optimize import optimize
 
 HOSTILE = '</script><img src=x onerror="alert(1)">&' + "日本語" * 40 + ".png"
+
+
+COMMAND = "sparsight optimize '<model>  of mine' --out run"
 
 
 class Named(list):
@@ -59,7 +63,7 @@ def run(tmp_path_factory):
     write_json(folder / "measure.json", measured)
     sparse = sparsight.apply(copy.deepcopy(model), plan)
     save_looks(list(look(model, sparse, images, [0, 2], (1, 3))), folder)
-    (folder / "command.txt").write_text("sparsight optimize <model>\n")
+    (folder / "command.txt").write_text(COMMAND + "\n")
     return folder
 
 
@@ -73,12 +77,14 @@ def test_a_whole_run_is_told(run, tmp_path):
     assert time.process_time() - began < 3  # what a reader waits for
     path = write_report(run, tmp_path / "figures", tmp_path / "all.json")
     page = text_of(path)
+    (shown,) = re.findall(r"<pre[^>]*>(.*?)</pre>", page, re.DOTALL)
+    assert html.unescape(re.sub("</?span>", "", shown)).strip() == COMMAND  # as it is copied
+    assert "&lt;model&gt;" in shown
     fidelity = json.loads(text_of(run / "measure.json"))["fidelity"]
     assert "3 of 4 layers are sparse (1-3)" in page
     assert (
         f"{100 * fidelity['relative_error_worst']:.1f} %" in page
     )  # the worst picture, not only the mean
-    assert "sparsight optimize &lt;model&gt;" in page
     names = {chart.name for chart in charts_of(read_run(run))}
     expected = {"time", "size-latency_ms", "size-peak_memory_mb", "images", "indicator", "overlap"}
     assert expected | {"recall", "loss"} <= names
@@ -335,6 +341,16 @@ def test_settings_side_by_side_have_their_quality(tmp_path):
     assert "sve s; mIoU 0.7900, dense 0.8000; features moved 10.0 %, on the worst picture 20.0 %" in page
     assert "a lower resolution, the fastest" in page
     assert "not measured: sparsight measure" not in page
+
+
+def test_layers_are_whole_numbers_and_many_are_not_all_named():
+    def axis(xs):
+        chart = Chart("a", "a", "a", "layer", "y", (Series("s", xs, [0.0] * len(xs)),))
+        return figure(chart)["layout"]["xaxis"]
+
+    assert axis([0, 1, 2])["dtick"] == 1
+    assert "dtick" not in axis(list(range(40)))
+    assert "dtick" not in axis([0.1, 0.5])
 
 
 def test_long_series_are_thinned_where_they_are_drawn(run, tmp_path):

@@ -197,7 +197,7 @@ def _completion(run: Run, answer: Answer) -> None:
     if rows := run.completion:
         answer.tables.append(
             (
-                "What completion repaired: of the square of what is lost by skipping, as fitted",
+                "What completion repaired, of the square of what skipping loses",
                 ["layer", "method", "lost before", "lost after", "repaired", "skipped tokens"],
                 [
                     [words.place_of(row), row["method"], "100 %", f"{100 * row['left']:.1f} %",

@@ -106,7 +106,7 @@ def completion(run: Run) -> Iterator[Chart]:
             "completion", "What completion repairs, before and after (by layer)",
             "Of what skipped tokens lack without a map, the part that they still lack with it: the "
             "lower the bar of after, the more is repaired.",
-            "layer", "share of the squared error that is left",
+            "layer", "squared error left",
             (
                 Series("before", places, [1.0] * len(rows), "bar", colour=6),
                 Series("after", places, [row["left"] for row in rows], "bar", colour=0),

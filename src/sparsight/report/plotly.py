@@ -7,6 +7,7 @@ from sparsight.report.chart import COLOURS, Chart, Series
 
 DASHES = ("solid", "dash", "dot", "dashdot")
 DRAWN = 2_000  # points of one series
+FEW = 12  # ticks along an axis
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down")
 
 
@@ -25,6 +26,8 @@ def figure(chart: Chart) -> dict[str, Any]:
     }  # fmt: skip
     if chart.by_category:
         layout["xaxis"]["type"] = "category"
+    elif _few_whole(chart):
+        layout["xaxis"]["dtick"] = 1  # there is no layer one and a half
     if chart.level:
         name, at = chart.level
         line = {"color": COLOURS[1], "dash": "dash", "width": 1.5}
@@ -46,9 +49,17 @@ def figure(chart: Chart) -> dict[str, Any]:
     }
 
 
+def _few_whole(chart: Chart) -> bool:
+    """Whether the places along x are whole numbers, few enough to name each."""
+    places = [x for series in chart.series for x in series.x]
+    if not places or not all(isinstance(x, int) for x in places):
+        return False
+    return max(places) - min(places) <= FEW
+
+
 def _ticks(labels: tuple[str, ...]) -> dict[str, Any]:
     """Named places; few enough to be read."""
-    step = -(-len(labels) // 12)
+    step = -(-len(labels) // FEW)
     places = list(range(0, len(labels), step))
     return {"tickvals": places, "ticktext": [labels[place] for place in places]}
 
