@@ -1,9 +1,10 @@
-"""Functions of tensors make what they need on the device of what they are given.
+"""Functions of tensors make what they need on the device of what they are given, in a dtype they name.
 
 Where the tests run there may be no other device.  So the default is one whose tensors cannot be computed
-with together with the processor's: whatever is made without a device shows.
+with together with the processor's: whatever is made without a device shows.  So it is with dtypes.
 """
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -81,7 +82,8 @@ CALLS = {
         [s[1:] for s in segments.segments_of(BLOCKS, 1, N)], device="cpu"
     ),
     "average_attention": lambda: statistics.average_attention(LONG, LONG),
-    "recall": lambda: statistics.recall(SCORE, SCORE.abs(), 0.5, 0.2),
+    # Eighths are the same in any dtype, and a share of whole numbers is of the default one.
+    "recall": lambda: statistics.recall(SCORE, SCORE.abs(), 0.5, 8 / N).float(),
     "overlap": lambda: statistics.overlap(SCORE, 0.3),
     "lattice_sample": lambda: statistics.lattice_sample(N, 1, 4, "cpu"),
     "few_of_a_lattice": lambda: statistics.lattice_sample(4, 1, 4, "cpu"),
@@ -92,22 +94,37 @@ CALLS = {
 }
 
 
+@contextmanager
+def default_dtype(dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+DEFAULTS = {"device": lambda: torch.device("meta"), "dtype": lambda: default_dtype(torch.float16)}
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("name", CALLS)
-def test_what_is_made_on_the_way_is_where_the_tensors_are(name):
+def test_what_is_made_on_the_way_does_not_depend_on_defaults(name, default):
     wanted = CALLS[name]()
-    with torch.device("meta"):
+    with DEFAULTS[default]():
         got = CALLS[name]()
     torch.testing.assert_close(got, wanted, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("name", SCORES)
-def test_a_score_is_where_the_tokens_are(name):
+def test_a_score_does_not_depend_on_defaults(name, default):
     view = made(n=N, count=15)
     shapes = SCORES[name].tensors(view.tokens.shape[2])
     if name == "relevance":  # whose network is of the size of a setting
         shapes = {"inner": (4, 22), "bias": (4,), "outer": (4,)}
     view = replace(view, grid=GRID, tensors={key: drawn(*shape) for key, shape in shapes.items()})
     wanted = SCORES[name](view)
-    with torch.device("meta"):
+    with DEFAULTS[default]():
         got = SCORES[name](view)
     torch.testing.assert_close(got, wanted, rtol=0, atol=0)
