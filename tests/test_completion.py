@@ -1,5 +1,7 @@
 """Linear maps: the regression against a reference, what cannot be fitted, and what each method fits."""
 
+import math
+
 import pytest
 import torch
 from conftest import SWIN_GRID, SWINS, attentions_of, blocks_of, make_images, make_model, plan_of
@@ -14,6 +16,7 @@ from sparsight.completions.linear import (
     TINY,
     Quantile,
     Regression,
+    log_error,
     mapped,
     normalised,
 )
@@ -47,6 +50,16 @@ def test_a_regression_is_the_least_squares_solution_with_a_ridge(rows, columns, 
     torch.testing.assert_close(table, by_least_squares(a, y), atol=1e-5, rtol=1e-5)
     missed = (mapped_by_hand(a, table) - y).square().sum() / y.square().sum()
     assert regression.left == pytest.approx(missed.item(), rel=0.01)
+
+
+@pytest.mark.parametrize("size", [None, 4.0, torch.tensor([[2.0], [8.0]])])
+def test_the_log_error_of_a_token_is_of_its_mean_square_relative_to_a_size(size):
+    missed = torch.randn(2, 5, 7, generator=torch.Generator().manual_seed(0))
+    missed[1, 3] = 0  # what is met exactly has a smallest error, not one of minus infinity
+    got = log_error(missed) if size is None else log_error(missed, size)
+    wanted = (missed.square().sum(2) / 7 / (1 if size is None else size) + TINY).log()
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    assert got[1, 3].item() == pytest.approx(math.log(TINY))
 
 
 def test_pictures_are_taken_in_one_after_the_other_without_being_held():

@@ -155,6 +155,18 @@ def test_recall_and_overlap():
     assert statistics.top_share(m, 0.25).item() == pytest.approx((15 + 14 + 13 + 12) / 120)
 
 
+def test_the_smallest_share_is_one_token():
+    m = torch.tensor([[1.0, 2.0, 5.0, 3.0]])
+    assert statistics.top_share(m, 1e-6).item() == pytest.approx(5 / 11)
+    assert statistics.recall(m, m, 1e-6, 1e-6).item() == 1
+    assert statistics.recall(torch.tensor([[1.0, 2.0, 3.0, 5.0]]), m, 1e-6, 1e-6).item() == 0
+    assert statistics.overlap(torch.cat([m, -m, m + 1]), 1e-6).tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [1, 0, 1],
+    ]
+
+
 @given(
     width=st.integers(8, 130), height=st.integers(8, 130), every=st.sampled_from([8, 16, 32]),
     prefix=st.sampled_from([0, 1, 5]),
