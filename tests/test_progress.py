@@ -9,7 +9,7 @@ from encode_data import fill_folder, make_run
 
 import sparsight
 from sparsight.encode import EncoderSettings, encode
-from sparsight.stages.progress import told
+from sparsight.stages.progress import followed, told, track
 
 SVE = sparsight.SVE(layers=(1,), keep=0.5, min_tokens=0)
 PLAN = sparsight.Plan(methods=(SVE,))
@@ -67,6 +67,17 @@ def test_each_stage_is_told_from_nothing_to_all_of_it(verb, tmp_path, capsys):
         assert done == sorted(done)
     assert capsys.readouterr().err == ""
     assert told() is None
+
+
+def test_a_stage_whose_end_is_not_known_says_so():
+    heard = []
+
+    @followed
+    def work(progress=None):
+        return list(track(iter("ab"), "Distilling", None))
+
+    assert work(progress=lambda what, done, of: heard.append((done, of))) == ["a", "b"]
+    assert heard == [(0, 0), (1, 0), (2, 0), (2, 2)]
 
 
 def test_what_it_raises_ends_the_work_and_the_same_call_goes_on(tmp_path):

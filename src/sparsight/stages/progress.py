@@ -7,7 +7,7 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, ParamSpec, TypeVar
 
-Progress = Callable[[str, int, int], Any]  # of what is done, how much, and of how much
+Progress = Callable[[str, int, int], Any]  # of what is done, how much, and of how much (0: not known)
 Item = TypeVar("Item")
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
@@ -37,22 +37,25 @@ def told() -> Progress | None:
     return _told.get()
 
 
-def track(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
-    """Yield the items of a stage named `what`, saying how far it is: at most `total` of them."""
+def track(items: Iterable[Item], what: str, total: int | None) -> Generator[Item, None, None]:
+    """Yield the items of a stage named `what`, saying how far it is, of `total` at most (None: not known)."""
     say = told()  # now: the items may be taken by another thread
     return _telling(items, what, total, say) if say else _showing(items, what, total)
 
 
-def _telling(items: Iterable[Item], what: str, total: int, say: Progress) -> Generator[Item, None, None]:
-    say(what, 0, total)
+def _telling(
+    items: Iterable[Item], what: str, total: int | None, say: Progress
+) -> Generator[Item, None, None]:
+    say(what, 0, total or 0)
+    done = 0
     for done, item in enumerate(items, 1):
         yield item
-        if done < total:
-            say(what, done, total)
-    say(what, total, total)  # also where some were left out
+        if total is None or done < total:
+            say(what, done, total or 0)
+    say(what, total or done, total or done)  # also where some were left out
 
 
-def _showing(items: Iterable[Item], what: str, total: int) -> Generator[Item, None, None]:
+def _showing(items: Iterable[Item], what: str, total: int | None) -> Generator[Item, None, None]:
     """On the terminal if there is one (and rich, which a server has not)."""
     if find_spec("rich") is None:
         yield from items
