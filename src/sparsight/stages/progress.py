@@ -38,7 +38,7 @@ def told() -> Progress | None:
 
 
 def track(items: Iterable[Item], what: str, total: int | None) -> Generator[Item, None, None]:
-    """Yield the items of a stage named `what`, saying how far it is, of `total` at most (None: not known)."""
+    """Yield the items of a stage named `what`, saying how far it is: of `total`, if that is known."""
     say = told()  # now: the items may be taken by another thread
     return _telling(items, what, total, say) if say else _showing(items, what, total)
 
