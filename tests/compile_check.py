@@ -18,15 +18,13 @@ from torch._dynamo.testing import CompileCounter
 import sparsight
 from sparsight.attach import family_in
 
-GROUPED = (
-    "dinov2_reg",
-    "dinov3",
-    "siglip",
-    "hf_dinov2_reg",
-    "hf_dinov3",
-    *WINDOWED,
-)  # in both groupings
-OTHERS = ("hf_vit", "hf_clip", "hf_siglip")  # with these every family is there
+# Every family is there, with layers that reuse a ranking.
+NAMES = (
+    "dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED,
+    "hf_vit", "hf_clip", "hf_siglip",
+)  # fmt: skip
+# And with layers that each rank: the same branch in every family, so one of each library and of windows.
+ALONE = ("dinov3", "hf_dinov3", "timm_sam2")
 TOKENS = (197, 301, 512, 901, 1025, 1300, 2000, 5477, 6001)  # 96 and 704 are kept somewhere between
 
 
@@ -113,8 +111,8 @@ OF_OTHERS = {
     "hf_dinov3": ["combined", "bypass"],
 }
 errors, families = {}, set()
-for name in (*GROUPED, *OTHERS):
-    kinds = list(GROUPS) if name in GROUPED else ["grouped"]
+for name in NAMES:
+    kinds = list(GROUPS) if name in ALONE else ["grouped"]
     for kind in (*kinds, *OF_OTHERS.get(name, ())):
         model = WINDOWED[name]() if name in WINDOWED else make_model(name)
         tests = test_windowed if name in WINDOWED else test_apply
@@ -123,8 +121,8 @@ for name in (*GROUPED, *OTHERS):
         else:
             plan = test_apply.make_plan(model, "sampled", tests.GROUPS[kind])
         sparsight.apply(model, plan)
-        # Every family goes through AOTAutograd too, in one of two groupings: the other differs in what
-        # Dynamo sees, and not in the operations.
+        # Through AOTAutograd too in one of two groupings: the other differs in what Dynamo sees, and not
+        # in the operations.
         backend = "eager" if kind == "alone" else "aot_eager"
         errors[f"{name}-{kind}"] = worst(model, (9, 7), backend=backend)
         families.add(family_in(model).name)
