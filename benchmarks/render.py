@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.paper import tables as paper
 from benchmarks.tables import choice as choice_tables
-from benchmarks.tables import coverage, encode, other, plots, quality, speed
+from benchmarks.tables import coverage, encode, mutants, other, plots, quality, speed
 from benchmarks.tables import method as method_tables
 
 ROOT = Path(__file__).parents[1]
@@ -65,6 +65,8 @@ TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], str]]] = {
     "memory": ("memory-cpu.json", other.memory),
     "hostile": ("hostile.json", other.hostile),
     "kills": ("kills.json", other.kills),
+    "mutants": ("mutants.json", mutants.killed),
+    "mutants-survivors": ("mutants.json", mutants.survivors),
     "tasks": ("tasks-camvid-demo.json", other.tasks),
     "paper-table1": ("paper-cpu.json", lambda result: paper.costs(result, "table1")),
     "paper-table1-scores": ("paper-cpu.json", lambda result: paper.scores(result, "table1")),
