@@ -23,8 +23,8 @@ NAMES = (
     "dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED,
     "hf_vit", "hf_clip", "hf_siglip",
 )  # fmt: skip
-# And with layers that each rank: the same branch in every family, so one of each library and of windows.
-ALONE = ("dinov3", "hf_dinov3", "timm_sam2")
+# And with layers that each rank.
+ALONE = ("dinov2_reg", "dinov3", "siglip", "hf_dinov2_reg", "hf_dinov3", *WINDOWED)
 TOKENS = (197, 301, 512, 901, 1025, 1300, 2000, 5477, 6001)  # 96 and 704 are kept somewhere between
 
 

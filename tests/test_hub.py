@@ -62,10 +62,11 @@ def home(tmp_path_factory):
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
     """A stub of the hub, an empty cache, and a token."""
-    from huggingface_hub import constants
+    from huggingface_hub import constants, hf_api
 
     with serving() as (stub, address):
         monkeypatch.setattr(constants, "ENDPOINT", address)
+        monkeypatch.setattr(hf_api.api, "endpoint", address)  # which it took when it was made
         template = address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
