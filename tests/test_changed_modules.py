@@ -151,6 +151,12 @@ def test_a_class_that_others_made_of_ours_stays_and_is_dense_after():
     assert not is_changed(module)
     assert torch.equal(module(X), X * module.weight)
     assert type(copy.deepcopy(module)) is theirs
+    # Changed again, it is the host's forward that is dense, and undoing gives their class back.
+    change(module, Doubled, State(module), {"map.shift": SHIFT})
+    assert type(module).HOST is Host
+    assert torch.equal(module(X)[0], 2 * X * module.weight + SHIFT)
+    unchange(module)
+    assert type(module) is theirs
 
 
 # What has a forward that is not its class's

@@ -8,7 +8,8 @@ from sparsight.errors import ArgumentError
 
 MOST = 2**31 - 1  # what a count may be: libraries overflow above
 Count = Annotated[int, Field(ge=1, le=MOST)]
-Sides = Count | tuple[Count, Count]  # of a picture in pixels: height x width, or the side of a square
+Side = Annotated[int, Field(ge=1, le=MOST, strict=True)]  # of a square; no text
+Sides = Side | tuple[Count, Count]  # of a picture in pixels: height x width, or the side of a square
 Seed = Annotated[int, Field(ge=0, le=MOST)]
 
 

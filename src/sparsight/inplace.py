@@ -83,7 +83,8 @@ def _made(kind: Any, host: Any) -> type[nn.Module]:
         "HOST": own, "BEFORE": host, "forward": forward, "__reduce_ex__": reduced,
         "__module__": __name__,
     }  # fmt: skip
-    pair: type[nn.Module] = type(kind.__name__, (kind, host), body)
+    bases = (host,) if issubclass(host, kind) else (kind, host)  # theirs may be made of this very kind
+    pair: type[nn.Module] = type(kind.__name__, bases, body)
     return pair
 
 
