@@ -289,7 +289,7 @@ def test_tables_of_quality_show_the_worst_picture_and_the_interval():
     own = [ROW | level | {"setting": ""}, ROW | full | {"setting": ""}]
     own += [ROW | level | {"arm": "a", "miou": 0.49}, ROW | full | {"arm": "a", "speedup": 1.0}]
     table = tables.fuller({"protocol": PROTOCOL, "rows": own})
-    assert "| 9 layers | 1.50x | 100 % | 2.00x | -1.0 | 0.250 | 100 % | 1.00x | +0.0 |" in table
+    assert "| `sve` 9 layers | 1.50x | 100 % | 2.00x | -1.0 | 0.250 | 100 % | 1.00x | +0.0 |" in table
 
 
 def test_a_page_without_its_result_says_what_is_missing(tmp_path):

@@ -92,7 +92,7 @@ def fuller(result: dict[str, Any]) -> str:
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in result["rows"]):
         own = [found[level, arm] for level in levels]
-        line = [own[0]["setting"] or "dense", f"{sum(r['speedup'] for r in own) / len(own):.2f}x"]
+        line = [_named(own[0]), f"{sum(r['speedup'] for r in own) / len(own):.2f}x"]
         for level, row in zip(levels, own, strict=True):
             points = 100 * (row["miou"] - found[level, "dense"]["miou"])
             line += [share(row["staying"]), f"{row['speedup']:.2f}x", f"{points:+.1f}"]
@@ -106,7 +106,7 @@ def fuller_spans(result: dict[str, Any]) -> str:
     lines = [
         [
             row["level"],
-            row["setting"] or "dense",
+            _named(row),
             *took(row),
             f"{row['miou']:.4f}",
             span(row),
@@ -115,6 +115,11 @@ def fuller_spans(result: dict[str, Any]) -> str:
         for row in result["rows"]
     ]
     return rows(["level", "setting", *TOOK, *MIOU, *MOVED], lines, words=2)
+
+
+def _named(row: dict[str, Any]) -> str:
+    """Its methods and their settings."""
+    return f"`{row['method']}` {row['setting']}".strip() if row["setting"] else "dense"
 
 
 def _fuller_note(result: dict[str, Any]) -> str:
