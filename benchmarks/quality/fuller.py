@@ -92,9 +92,9 @@ def judged(arms: dict[str, Any], scenes: Level) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    parser = shared.parser(__doc__, "fuller-cpu", 12, repeats=7)
+    parser = shared.parser(__doc__, "fuller-cpu", 12, repeats=5)
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--timed", type=int, default=3, help="pictures of each level that are timed")
+    parser.add_argument("--timed", type=int, default=2, help="pictures of each level that are timed")
     given = parser.parse_args()
     model, size = encoder.load(), (given.size, given.size)
     mixture = Level(PICTURES, size, CALIBRATION_SEED, tuple(LEVELS.values()))

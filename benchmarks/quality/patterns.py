@@ -51,7 +51,7 @@ ROWS: dict[str, tuple[Settings, ...]] = {
 
 
 if __name__ == "__main__":
-    parser = shared.parser(__doc__, "patterns-cpu", 32, repeats=7)
+    parser = shared.parser(__doc__, "patterns-cpu", 12, repeats=5)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--only", default="", help="combinations with this in their name")
     given = parser.parse_args()

@@ -49,7 +49,7 @@ ROWS: dict[str, Settings] = {
 
 
 if __name__ == "__main__":
-    parser = shared.parser(__doc__, "scores-cpu", 12, repeats=5)
+    parser = shared.parser(__doc__, "scores-cpu", 8, repeats=5)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--only", default="", help="rows with this in their name")
     given = parser.parse_args()

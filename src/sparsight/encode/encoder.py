@@ -41,9 +41,7 @@ class Encoder:
         self.facts = facts_of(settings, self.loaded, self.outputs)
         self.fingerprint = fingerprint(self.facts)
         self._dense: dict[Grid, bool] = {}
-        self.kept: list[
-            Kept
-        ] = []  # of the last batch's pictures, where it depends on them: under a bound
+        self.kept: list[Kept] = []  # of the last batch's pictures, where it depends on them: a bound
         sides = self.loaded.resolution or self.patch_px
         check_takes(self.model, sides, len(self.loaded.mean))
         depth = len(self.family.blocks(self.model))

@@ -45,9 +45,7 @@ class Distillation(Training):
 
     steps: Count | None = None
     minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None  # at most, without `steps`
-    held_out: Annotated[float, Field(gt=0, lt=1)] = (
-        1 / 8
-    )  # share of the pictures, up to HELD_OUT of them
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 1 / 8  # of the pictures, up to HELD_OUT of them
     patience: Count = 3  # checks of the error in a row that it need not fall in
     final: Annotated[float, Field(ge=0)] = 1.0  # weight of the final features in the loss; the paper: 0
     train: Literal["blocks", "all"] = "blocks"  # the sparse layers' weights, or every weight
