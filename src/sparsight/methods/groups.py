@@ -49,7 +49,7 @@ def each(
     """What `run` makes of every group, as one batch in its own order; what sites noted likewise."""
     if groups[0][0] is None:
         return run(*groups[0])
-    sites, results = list(_sites(module)), list[Tensor]()
+    sites, results = list(noting(module)), list[Tensor]()
     notes: list[list[Noted | None]] = []
     for group in groups:
         for site in sites:
@@ -62,8 +62,8 @@ def each(
     return torch.cat(results).index_select(0, order)
 
 
-def _sites(module: nn.Module) -> Iterator[Site]:
-    """Of those parts whose counts depend on the picture."""
+def noting(module: nn.Module) -> Iterator[Site]:
+    """The sites of those parts whose counts depend on the picture."""
     for part in module.modules():
         site = part.__dict__.get(STATE)
         if isinstance(site, Site) and site.config.depends_on_picture:

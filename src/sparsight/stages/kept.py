@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparsight.attach import applied, family_in
-from sparsight.inplace import STATE
 from sparsight.methods import method_of
+from sparsight.methods.groups import noting
 from sparsight.methods.site import Site
 
 Kept = dict[str, float]  # by method
@@ -97,10 +97,7 @@ def depends_on_picture(model: nn.Module) -> bool:
 
 
 def _sites(model: nn.Module) -> list[Site]:
-    if applied(model) is None:
-        return []
-    found = (part.__dict__.get(STATE) for part in model.modules())
-    return [site for site in found if isinstance(site, Site) and site.config.depends_on_picture]
+    return [] if applied(model) is None else list(noting(model))
 
 
 def _means(sites: Sequence[Site], share: Any) -> Kept:
